@@ -1,0 +1,3 @@
+//! bgpctl
+
+fn main() {}

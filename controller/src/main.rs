@@ -1,0 +1,3 @@
+//! routeshare-controller
+
+fn main() {}

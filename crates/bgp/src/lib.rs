@@ -1,0 +1,4 @@
+//! The BGP engine of one speaker, without I/O.
+
+pub mod config;
+pub mod types;

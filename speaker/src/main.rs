@@ -1,0 +1,3 @@
+//! routeshare-speaker
+
+fn main() {}
