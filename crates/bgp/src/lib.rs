@@ -1,4 +1,6 @@
 //! The BGP engine of one speaker, without I/O.
 
+pub mod attributes;
 pub mod config;
+pub mod message;
 pub mod types;
