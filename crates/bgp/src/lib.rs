@@ -2,5 +2,7 @@
 
 pub mod attributes;
 pub mod config;
+pub mod engine;
 pub mod message;
+pub mod query;
 pub mod types;
