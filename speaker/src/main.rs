@@ -1,3 +1,3 @@
 //! routeshare-speaker
-
+mod transport;
 fn main() {}

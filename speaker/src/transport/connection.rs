@@ -1,0 +1,240 @@
+//! One TCP connection: a task that reads, writes, and at the end drains.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use bgp::engine::LocalAddresses;
+use bgp::types::ConnId;
+use bytes::{Buf as _, BufMut as _, BytesMut};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+use super::{DRAIN, Note, addresses};
+
+/// A quiet connection reads into a buffer of this size; it grows while full reads come.
+const SMALLEST_READ: usize = 4 * 1024;
+/// A busy one reads at most this much before the loop has its turn.
+const LARGEST_READ: usize = 128 * 1024;
+
+/// DSCP CS6, network control, as routers mark BGP.
+const TRAFFIC_CLASS: u32 = 0xc0;
+
+/// A connection attempt; dropping it ends the attempt.
+pub(super) struct Attempt(JoinHandle<()>);
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Runs an attempt as a task.
+pub(super) fn attempt(work: impl Future<Output = ()> + Send + 'static) -> Attempt {
+    Attempt(tokio::spawn(work))
+}
+
+/// Why a connection could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error("cannot open a socket to {remote}: {source}")]
+    Socket {
+        remote: SocketAddr,
+        source: io::Error,
+    },
+    #[error("cannot use {local} as source address: {source}; is it an address of this host?")]
+    Bind { local: IpAddr, source: io::Error },
+    #[error("cannot connect to {remote}: {source}")]
+    Connect {
+        remote: SocketAddr,
+        source: io::Error,
+    },
+}
+
+/// Connects from `local` (any address when absent), with `ttl` hops.
+pub(super) async fn open(
+    remote: SocketAddr,
+    local: Option<IpAddr>,
+    ttl: u8,
+) -> Result<(TcpStream, LocalAddresses, SocketAddr), OpenError> {
+    let failed = |source| OpenError::Socket { remote, source };
+    let domain = Domain::for_address(remote);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    prepare(&socket, remote.ip(), ttl).map_err(failed)?;
+    if let Some(local) = local {
+        let address = SocketAddr::new(local, 0).into();
+        socket
+            .bind(&address)
+            .map_err(|source| OpenError::Bind { local, source })?;
+    }
+    let stream = TcpSocket::from_std_stream(socket.into())
+        .connect(remote)
+        .await
+        .map_err(|source| OpenError::Connect { remote, source })?;
+    let local = stream.local_addr().map_err(failed)?;
+    let peer = stream.peer_addr().map_err(failed)?;
+    Ok((stream, addresses::complete(local.ip()), peer))
+}
+
+/// Options that both kinds of connection have: TTL (RFC 4271 §5.1.3 assumes 1 for a direct eBGP
+/// peer), no waiting for more to send, network-control class.
+pub(super) fn prepare(socket: &Socket, remote: IpAddr, ttl: u8) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    match remote {
+        IpAddr::V4(_) => {
+            socket.set_ttl_v4(u32::from(ttl))?;
+            socket.set_tos_v4(TRAFFIC_CLASS)
+        }
+        IpAddr::V6(_) => {
+            socket.set_unicast_hops_v6(u32::from(ttl))?;
+            socket.set_tclass_v6(TRAFFIC_CLASS)
+        }
+    }
+}
+
+/// As [`prepare`], for a stream that was accepted.
+pub(super) fn prepare_accepted(stream: &TcpStream, remote: IpAddr, ttl: u8) -> io::Result<()> {
+    prepare(&SockRef::from(stream), remote, ttl)
+}
+
+/// The transport's end of an open connection. Each queue holds at most the one buffer that the
+/// transport may have on its way, so sending never waits.
+pub(super) struct Handle {
+    send: mpsc::Sender<BytesMut>,
+    give_back: mpsc::Sender<BytesMut>,
+    close: oneshot::Sender<BytesMut>,
+}
+
+impl Handle {
+    /// Sends a buffer; only when the one before was reported as sent.
+    pub(super) fn send(&self, data: BytesMut) {
+        // Fails only when the task has ended, and then it has reported so.
+        let _ = self.send.try_send(data);
+    }
+
+    /// Gives a received buffer back.
+    pub(super) fn give_back(&self, data: BytesMut) {
+        let _ = self.give_back.try_send(data);
+    }
+
+    /// Drains and closes.
+    pub(super) fn close(self, last: BytesMut) {
+        let _ = self.close.send(last);
+    }
+}
+
+/// Starts the task of an open connection.
+pub(super) fn start(
+    conn: ConnId,
+    stream: TcpStream,
+    notes: mpsc::Sender<Note>,
+    tasks: &TaskTracker,
+) -> Handle {
+    let (send, queue) = mpsc::channel(1);
+    let (give_back, given_back) = mpsc::channel(1);
+    let (close, closed) = oneshot::channel();
+    tasks.spawn(run(conn, stream, notes, queue, given_back, closed));
+    Handle {
+        send,
+        give_back,
+        close,
+    }
+}
+
+async fn run(
+    conn: ConnId,
+    mut stream: TcpStream,
+    notes: mpsc::Sender<Note>,
+    mut queue: mpsc::Receiver<BytesMut>,
+    given_back: mpsc::Receiver<BytesMut>,
+    closed: oneshot::Receiver<BytesMut>,
+) {
+    let (reader, mut writer) = stream.split();
+    // Bytes not yet in the socket: kept out here because closing cancels the writing.
+    let mut pending = BytesMut::new();
+    let ended = tokio::select! {
+        result = read(conn, reader, &notes, given_back) => Some(result),
+        result = write(conn, &mut writer, &notes, &mut queue, &mut pending) => Some(result),
+        last = closed => {
+            // The transport drops the handle without a word only when it is gone itself.
+            let last = last.unwrap_or_default();
+            let rest = queue.try_recv().unwrap_or_default();
+            // What cannot be sent now is lost with the connection: the engine has let go of it.
+            let _ = tokio::time::timeout(DRAIN, drain(&mut stream, pending.chain(rest).chain(last))).await;
+            None
+        }
+    };
+    if let Some(result) = ended {
+        let error = result.err().map(|error| error.to_string());
+        let _ = notes.send(Note::Closed { conn, error }).await;
+    }
+}
+
+/// Reads until the other side closes.
+async fn read(
+    conn: ConnId,
+    mut reader: ReadHalf<'_>,
+    notes: &mpsc::Sender<Note>,
+    mut given_back: mpsc::Receiver<BytesMut>,
+) -> io::Result<()> {
+    let mut size = SMALLEST_READ;
+    let mut data = BytesMut::new();
+    loop {
+        data.reserve(size);
+        let count = reader.read_buf(&mut (&mut data).limit(size)).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        if count == size {
+            size = (size * 2).min(LARGEST_READ);
+        } else if count < size / 4 {
+            size = (size / 2).max(SMALLEST_READ);
+        }
+        if notes.send(Note::Received { conn, data }).await.is_err() {
+            return std::future::pending().await; // the speaker is stopping; `close` follows
+        }
+        data = match given_back.recv().await {
+            Some(data) => data,
+            None => return std::future::pending().await,
+        };
+        if data.is_empty() && data.capacity() > 4 * size {
+            data = BytesMut::new(); // quiet again: give the memory back
+        }
+    }
+}
+
+/// Writes buffer after buffer.
+async fn write(
+    conn: ConnId,
+    writer: &mut WriteHalf<'_>,
+    notes: &mpsc::Sender<Note>,
+    queue: &mut mpsc::Receiver<BytesMut>,
+    pending: &mut BytesMut,
+) -> io::Result<()> {
+    while let Some(data) = queue.recv().await {
+        *pending = data;
+        writer.write_all_buf(pending).await?;
+        let spare = std::mem::take(pending);
+        if notes.send(Note::Sent { conn, spare }).await.is_err() {
+            break;
+        }
+    }
+    std::future::pending().await
+}
+
+/// Sends what is left, says FIN, and reads until the other side does so too: a socket closed with
+/// unread bytes resets the connection, and the reset can destroy a NOTIFICATION on its way.
+async fn drain(stream: &mut TcpStream, mut left: impl bytes::Buf) -> io::Result<()> {
+    while left.has_remaining() {
+        stream.write_buf(&mut left).await?;
+    }
+    stream.shutdown().await?;
+    let mut unread = [0; 1024];
+    while stream.read(&mut unread).await? > 0 {}
+    Ok(())
+}

@@ -1,0 +1,296 @@
+//! Accepting: one task per listening socket, IPv4 and IPv6 apart so that each can fail alone.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use std::{fs, io};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::{Note, addresses, connection};
+
+/// How often a listener that could not start tries again.
+const RETRY: Duration = Duration::from_secs(5);
+/// How long accepting pauses when the host has no more file descriptors.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Connections that wait for us in the kernel.
+const BACKLOG: i32 = 128;
+
+/// Who may connect, and the TTL for what we send there.
+pub(crate) type Known = HashMap<IpAddr, u8>;
+
+/// Why we do not listen on an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ListenProblem {
+    /// What a person should know and do.
+    pub(crate) message: String,
+}
+
+/// Connections refused without asking the engine.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    unknown: AtomicU64,
+    too_many: AtomicU64,
+}
+
+impl Refusals {
+    /// From addresses that are no peer's.
+    pub(crate) fn count_unknown(&self) -> u64 {
+        self.unknown.load(Ordering::Relaxed)
+    }
+
+    /// From a peer that has too many already.
+    pub(crate) fn count_too_many(&self) -> u64 {
+        self.too_many.load(Ordering::Relaxed)
+    }
+
+    fn unknown(&self, remote: SocketAddr) {
+        note(
+            "connection from an address that no peer has",
+            remote.ip(),
+            &self.unknown,
+        );
+    }
+
+    pub(super) fn too_many(&self, remote: IpAddr) {
+        note("too many connections from one peer", remote, &self.too_many);
+    }
+}
+
+/// Counts, and logs the 1st, 2nd, 4th, 8th … so that a flood does not fill the log.
+fn note(what: &str, remote: IpAddr, counter: &AtomicU64) {
+    let count = counter.fetch_add(1, Ordering::Relaxed) + 1;
+    if count.is_power_of_two() {
+        tracing::warn!(%remote, count, "refused: {what}");
+    }
+}
+
+/// A listening task; dropping it stops listening.
+pub(super) struct Listener {
+    pub(super) address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Listens on `address` for as long as the result lives.
+pub(super) fn start(
+    address: SocketAddr,
+    known: watch::Receiver<Arc<Known>>,
+    refusals: Arc<Refusals>,
+    notes: mpsc::Sender<Note>,
+) -> Listener {
+    let task = tokio::spawn(async move {
+        let mut reported = None;
+        loop {
+            match bind(address) {
+                Ok(listener) => {
+                    tracing::info!(%address, "listening for BGP connections");
+                    if reported.take().is_some() {
+                        let _ = notes
+                            .send(Note::Listening {
+                                address,
+                                problem: None,
+                            })
+                            .await;
+                    }
+                    accept(listener, &known, &refusals, &notes).await;
+                    return;
+                }
+                Err(error) if no_such_family(&error) => {
+                    tracing::info!(%address, %error, "this host does not have this address family");
+                    return;
+                }
+                Err(error) => {
+                    let problem = Some(ListenProblem {
+                        message: explain(address, &error).await,
+                    });
+                    if problem != reported {
+                        let message = problem.as_ref().map(|problem| problem.message.as_str());
+                        tracing::error!(%address, "{}", message.unwrap_or_default());
+                        reported = problem.clone();
+                        let _ = notes.send(Note::Listening { address, problem }).await;
+                    }
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    });
+    Listener { address, task }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?; // connections of our last life linger in TIME_WAIT
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts for ever.
+async fn accept(
+    listener: TcpListener,
+    known: &watch::Receiver<Arc<Known>>,
+    refusals: &Refusals,
+    notes: &mpsc::Sender<Note>,
+) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, remote)) => {
+                let ttl = known.borrow().get(&remote.ip()).copied();
+                let Some(ttl) = ttl else {
+                    refusals.unknown(remote);
+                    reset(&stream);
+                    continue;
+                };
+                let local = stream.local_addr();
+                match local.and_then(|local| {
+                    connection::prepare_accepted(&stream, remote.ip(), ttl)?;
+                    Ok(addresses::complete(local.ip()))
+                }) {
+                    Ok(local) => {
+                        // Waits while the loop is behind: the kernel's backlog is the bound.
+                        if notes
+                            .send(Note::Accepted {
+                                stream,
+                                local,
+                                remote,
+                            })
+                            .await
+                            .is_err()
+                        {
+                            return;
+                        }
+                    }
+                    Err(error) => tracing::debug!(%remote, %error, "connection gone at once"),
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Makes closing send RST, so that a flood leaves nothing behind here, not even TIME_WAIT.
+fn reset(stream: &TcpStream) {
+    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%error, "cannot set SO_LINGER");
+    }
+}
+
+fn no_such_family(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
+}
+
+async fn explain(address: SocketAddr, error: &io::Error) -> String {
+    let port = address.port();
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            let find = move || owner(Path::new("/proc"), port);
+            let owner = tokio::task::spawn_blocking(find).await.ok().flatten();
+            let owner = owner.unwrap_or_else(|| "another program".to_owned());
+            format!(
+                "cannot listen on {address}: {owner} has port {port}; stop it, or set another \
+                 `listenPort`. Sessions that we open ourselves still work; trying again every {} s",
+                RETRY.as_secs()
+            )
+        }
+        io::ErrorKind::PermissionDenied => format!(
+            "cannot listen on {address}: {error}; ports below 1024 need the capability \
+             CAP_NET_BIND_SERVICE. Sessions that we open ourselves still work"
+        ),
+        io::ErrorKind::AddrNotAvailable => format!(
+            "cannot listen on {address}: it is no address of this host (yet); trying again every \
+             {} s",
+            RETRY.as_secs()
+        ),
+        _ => format!(
+            "cannot listen on {address}: {error}; trying again every {} s",
+            RETRY.as_secs()
+        ),
+    }
+}
+
+/// Which program listens on a TCP port, such as `bird (process 812)`; `None` when it cannot be seen.
+fn owner(proc: &Path, port: u16) -> Option<String> {
+    let tables = ["net/tcp", "net/tcp6"].map(|table| fs::read_to_string(proc.join(table)));
+    let inodes: Vec<String> = tables
+        .into_iter()
+        .flatten()
+        .flat_map(|table| listening(&table, port))
+        .collect();
+    let sockets: Vec<String> = inodes
+        .iter()
+        .map(|inode| format!("socket:[{inode}]"))
+        .collect();
+    fs::read_dir(proc).ok()?.flatten().find_map(|process| {
+        let id: u32 = process.file_name().to_str()?.parse().ok()?;
+        let mut open = fs::read_dir(process.path().join("fd")).ok()?.flatten();
+        open.find(|file| {
+            let target = fs::read_link(file.path()).ok();
+            target.is_some_and(|target| sockets.iter().any(|socket| target == Path::new(socket)))
+        })?;
+        let name = fs::read_to_string(process.path().join("comm")).ok()?;
+        Some(format!("{} (process {id})", name.trim()))
+    })
+}
+
+/// Inodes of sockets that listen on `port`, from the text of `/proc/net/tcp`.
+fn listening(table: &str, port: u16) -> Vec<String> {
+    const LISTEN: &str = "0A";
+    let rows = table
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| {
+        let local = row.get(1).and_then(|local| local.rsplit_once(':'));
+        let row_port = local.and_then(|(_, port)| u16::from_str_radix(port, 16).ok());
+        row_port == Some(port) && row.get(3) == Some(&LISTEN)
+    })
+    .filter_map(|row| row.get(9).map(|inode| (*inode).to_owned()))
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_in_use_names_the_program_that_has_it() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = bind(address).unwrap_err();
+        let text = explain(address, &error).await;
+        let us = format!("(process {})", std::process::id());
+        assert!(text.contains(&us) && text.contains("listenPort"), "{text}");
+    }
+
+    #[test]
+    fn only_listening_sockets_of_the_port_count() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+             0: 00000000:00B3 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0\n\
+             1: 0100007F:00B3 0100007F:8000 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0\n\
+             2: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4713 1 0\n";
+        assert_eq!(listening(table, 179), ["4711"]);
+    }
+}
