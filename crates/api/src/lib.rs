@@ -1,1 +1,46 @@
-//! api
+//! The resources a user writes: Fabric, Pool, Peer, RoutePolicy, Advertisement, Node.
+//!
+//! One schema for YAML files and, later, Kubernetes custom resources: group `routeshare.io`, version
+//! `v1alpha1`. [`parse`] reads files and gives either [`Resources`] that cannot be wrong or every
+//! [`Mistake`] in all of them. In reading order:
+//!
+//! - [`resources`](Resources): all of them together, names, labels, selectors;
+//! - one file per kind: `fabric`, `pool`, `node`, `peer`, `policy`, `advertisement`;
+//! - `values`: numbers, ranges and communities that say what they allow;
+//! - `parse`: files → resources;
+//! - `mistake`: what is told to the user.
+
+mod advertisement;
+mod fabric;
+mod mistake;
+mod names;
+mod node;
+mod parse;
+mod peer;
+mod policy;
+mod pool;
+mod resources;
+mod values;
+
+pub use advertisement::{AdvertisementSpec, NodeSubnets};
+pub use fabric::{
+    AsnSource, DecisionSpec, FabricSpec, HoldTime, KernelSpec, PerNode, PerRack, TimersSpec,
+    Topology,
+};
+pub use mistake::Mistake;
+pub use node::NodeSpec;
+pub use parse::{Parsed, SourceFile, parse};
+pub use peer::{LocalAddress, NextHopSpec, PeerSpec, Shutdown};
+pub use policy::{
+    ActionSpec, LengthSpec, MatchSpec, OriginSpec, PrefixSpec, PrependSpec, RoutePolicySpec,
+    RuleSpec, SetNextHop, SetSpec, SourceSpec,
+};
+pub use pool::{Encapsulation, NodeSubnetLength, PoolSpec, Purpose};
+pub use resources::{
+    Advertisement, Expression, Fabric, Metadata, Node, Operator, Peer, PerLabel, Pool, Resource,
+    Resources, RoutePolicy, Selector,
+};
+pub use values::{AnyCommunity, AsNumber, AsnRange, Number, ParseError, Port};
+
+/// What every document's `apiVersion` says.
+pub const API_VERSION: &str = "routeshare.io/v1alpha1";

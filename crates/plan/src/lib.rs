@@ -1,1 +1,82 @@
-//! plan
+//! Snapshot of the cluster → one [`NodeConfig`] per node. Pure: the same input gives the same output.
+//!
+//! The controller calls [`plan`] after every change of the resources or of what was given to whom; a
+//! standalone speaker and `bgpctl check` call it with files alone. In reading order:
+//!
+//! - [`config`]: what a node's speaker is told;
+//! - [`plan`]: from the snapshot to all configurations, with the problems of nodes that get none;
+//! - [`wanted_subnets`], [`wanted_numbers`]: what the controller has to give out first;
+//! - [`wire`]: to and from the gRPC contract.
+
+pub mod config;
+pub mod wire;
+
+mod mesh;
+mod node;
+mod policy;
+mod wanted;
+
+use std::collections::BTreeMap;
+
+use api::Resources;
+use bgp::types::Asn;
+
+pub use config::{KernelConfig, NodeConfig, Purpose, Subnet};
+pub use wanted::{WantedNumber, WantedSubnet, fixed_numbers, wanted_numbers, wanted_subnets};
+
+/// What a plan is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// What users wrote.
+    pub resources: Resources,
+    /// What the controller gave to each node, by the node's name. A Node's static subnets are not
+    /// in here; the plan adds them.
+    pub subnets: BTreeMap<String, Vec<Subnet>>,
+    /// AS numbers the controller gave out, by [`WantedNumber::key`].
+    pub numbers: BTreeMap<String, Asn>,
+}
+
+/// Everything the controller has to tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// By node name; version 0, for the controller to number them.
+    pub configs: BTreeMap<String, NodeConfig>,
+    /// What keeps a node from having its configuration or a part of it.
+    pub problems: Vec<Problem>,
+}
+
+/// Something a person should know about one node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// The node's name.
+    pub node: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "node `{}`: {}", self.node, self.message)
+    }
+}
+
+/// One configuration per node.
+///
+/// A node that cannot have a configuration (no AS number) has none, one of whose sessions cannot be
+/// planned has the others; each such case is a [`Problem`].
+pub fn plan(snapshot: &Snapshot) -> Plan {
+    let mut plan = Plan::default();
+    for node in snapshot.resources.nodes.values() {
+        let name = &node.metadata.name;
+        let mut problems = Vec::new();
+        if let Some(config) = node::config(snapshot, node, &mut problems) {
+            plan.configs.insert(name.clone(), config);
+        }
+        plan.problems
+            .extend(problems.into_iter().map(|message| Problem {
+                node: name.clone(),
+                message,
+            }));
+    }
+    plan
+}

@@ -1,0 +1,155 @@
+//! Peer: a session template.
+
+use std::net::IpAddr;
+
+use bgp::types::{Family, Prefix};
+use serde::{Deserialize, Serialize};
+
+use crate::values::{AsNumber, Number, Port};
+use crate::{PerLabel, Selector, TimersSpec};
+
+/// A session template: every node it selects has one session with the other side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PeerSpec {
+    /// Which nodes have the session; all when not given.
+    #[serde(default)]
+    pub node_selector: Selector,
+    /// Free text for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// The other side. Either this or `address_from`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// The other side, by a label of the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address_from: Option<PerLabel<IpAddr>>,
+    /// The AS number the other side must have. Either this or `remote_asn_from`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_asn: Option<AsNumber>,
+    /// The AS number the other side must have, by a label of the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_asn_from: Option<PerLabel<AsNumber>>,
+    /// Our side: one of the node's addresses, or a prefix that holds one of them. The kernel
+    /// chooses when not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_address: Option<LocalAddress>,
+    /// The TCP port of the other side.
+    #[serde(default = "bgp_port")]
+    pub port: Port,
+    /// Wait for the other side to connect, never connect.
+    #[serde(default)]
+    pub passive: bool,
+    /// Families offered; at least one.
+    #[serde(default = "all_families")]
+    pub families: Vec<Family>,
+    /// Offer IPv4 routes with IPv6 next hops. RFC 8950.
+    #[serde(default)]
+    pub extended_next_hop: bool,
+    /// IP time to live of what we send: hops to the other side. 1 on eBGP and 255 on iBGP when not
+    /// given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Number<u8, 1, 255>>,
+    /// Timers, where they are not what the Fabric says.
+    #[serde(default)]
+    pub timers: TimersSpec,
+    /// `RoutePolicy`s for routes received, in order. On eBGP none means: accept nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub import: Vec<String>,
+    /// `RoutePolicy`s for routes sent, in order. On eBGP none means: send nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub export: Vec<String>,
+    /// What NEXT_HOP says in routes sent.
+    #[serde(default)]
+    pub next_hop: NextHopSpec,
+    /// How often our own AS may stand in a received AS_PATH.
+    #[serde(default = "never")]
+    pub allow_own_as: Number<u8, 0, 10>,
+    /// Administratively down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shutdown: Option<Shutdown>,
+}
+
+/// Our side of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalAddress {
+    /// This one; the node must have it.
+    Address(IpAddr),
+    /// The node's one address inside this prefix.
+    Within(Prefix),
+}
+
+/// What NEXT_HOP says in routes sent. RFC 4271 §5.1.3.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NextHopSpec {
+    /// Ourselves towards eBGP and for routes of our own; unchanged towards iBGP.
+    #[default]
+    Auto,
+    /// Always ourselves.
+    #[serde(rename = "Self")]
+    Self_,
+    /// Never changed, except for routes of our own.
+    Unchanged,
+}
+
+/// Why a session is administratively down. RFC 9003.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Shutdown {
+    /// Sent to the peer; at most 255 octets.
+    #[serde(default)]
+    pub message: String,
+}
+
+fn bgp_port() -> Port {
+    Number::new(179).expect("179 is a port")
+}
+
+fn all_families() -> Vec<Family> {
+    Family::ALL.to_vec()
+}
+
+fn never() -> Number<u8, 0, 10> {
+    Number::new(0).expect("0 is between 0 and 10")
+}
+
+impl std::fmt::Display for LocalAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LocalAddress::Address(address) => address.fmt(f),
+            LocalAddress::Within(prefix) => prefix.fmt(f),
+        }
+    }
+}
+
+impl std::str::FromStr for LocalAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LocalAddress, String> {
+        let allowed = "an IP address such as `192.0.2.11`, or a prefix such as `192.0.2.0/24` that \
+                       holds one address of each node";
+        if text.contains('/') {
+            let prefix = text.parse::<Prefix>();
+            prefix
+                .map(LocalAddress::Within)
+                .map_err(|error| format!("{error}; allowed: {allowed}"))
+        } else {
+            text.parse()
+                .map(LocalAddress::Address)
+                .map_err(|_| format!("found `{text}`; allowed: {allowed}"))
+        }
+    }
+}
+
+impl Serialize for LocalAddress {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for LocalAddress {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
