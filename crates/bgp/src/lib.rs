@@ -5,4 +5,5 @@ pub mod config;
 pub mod engine;
 pub mod message;
 pub mod query;
+pub mod session;
 pub mod types;
