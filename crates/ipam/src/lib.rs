@@ -7,6 +7,7 @@
 
 pub mod numbers;
 pub mod pool;
+mod span;
 
 #[cfg(test)]
 mod tests;
