@@ -1,3 +1,4 @@
 //! routeshare-speaker
+mod fib;
 mod transport;
 fn main() {}

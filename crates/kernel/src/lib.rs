@@ -1,1 +1,30 @@
-//! kernel
+//! What we ask of Linux and hear from it: links, routes, nexthop objects.
+//!
+//! In reading order:
+//!
+//! - [`message`]: requests packed one behind the other, and answers taken apart;
+//! - [`socket`]: a netlink socket; sends many requests at once and says which of them failed;
+//! - [`link`], [`route`], [`nexthop`]: the three kinds of object, how each is written and read;
+//! - [`lookup`]: which route the kernel would take to an address;
+//! - [`list`]: everything there is of a kind, in bounded pieces;
+//! - [`monitor`]: changes made by others.
+//!
+//! Nothing here decides anything: what is ours, what is wanted and what follows from a change is
+//! the caller's (`speaker/src/fib`). All calls block for as long as the kernel works and no longer;
+//! none waits for an event but [`socket::wait`].
+
+pub mod link;
+pub mod list;
+pub mod lookup;
+pub mod message;
+pub mod monitor;
+pub mod nexthop;
+pub mod route;
+pub mod socket;
+
+pub use link::Link;
+pub use message::Requests;
+pub use monitor::{Event, Monitor};
+pub use nexthop::{NextHop, NextHopKind};
+pub use route::{Destination, Path, Route, RouteKind, Target};
+pub use socket::{Failure, Netlink, NetlinkError};

@@ -1,0 +1,195 @@
+//! Everything there is of a kind.
+
+use crate::link::Link;
+use crate::message::{self, Message, Requests};
+use crate::nexthop::NextHop;
+use crate::route::Route;
+use crate::socket::{Failure, Netlink, NetlinkError, outcome};
+use crate::{link, nexthop, route};
+
+/// All interfaces.
+///
+/// # Errors
+///
+/// Those of the socket.
+pub fn links(netlink: &mut Netlink) -> Result<Vec<Link>, NetlinkError> {
+    all(netlink, "links", Requests::list_links, |message| {
+        (message.kind == link::NEW).then(|| Link::read(message))?
+    })
+}
+
+/// All nexthop objects, whoever made them.
+///
+/// # Errors
+///
+/// Those of the socket; `EOPNOTSUPP` from a kernel without nexthop objects (before 5.3).
+pub fn next_hops(netlink: &mut Netlink) -> Result<Vec<NextHop>, NetlinkError> {
+    all(
+        netlink,
+        "nexthop objects",
+        Requests::list_next_hops,
+        |message| (message.kind == nexthop::NEW).then(|| NextHop::read(message))?,
+    )
+}
+
+/// Lists again when the list changed while it was read, but not for ever.
+fn all<T>(
+    netlink: &mut Netlink,
+    what: &'static str,
+    request: impl Fn(&mut Requests),
+    read: impl Fn(Message<'_>) -> Option<T>,
+) -> Result<Vec<T>, NetlinkError> {
+    let mut found = Vec::new();
+    for _ in 0..10 {
+        found.clear();
+        let mut listing = Listing::start(netlink, what, &request)?;
+        while listing.step(netlink, |message| found.extend(read(message)))? == Progress::More {}
+        if !listing.interrupted {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a list goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// [`RouteList::step`] gives more.
+    More,
+    /// That was all.
+    Done,
+}
+
+/// A list of the routes of a table that is read piece by piece, so that other work is not held up.
+///
+/// Changes made meanwhile may or may not be in it.
+#[derive(Debug)]
+pub struct RouteList {
+    listing: Listing,
+    table: u32,
+    family: i32,
+}
+
+impl RouteList {
+    /// Begins to list the routes of `table`, IPv4 first. The socket must not be used for anything
+    /// else until it is done.
+    ///
+    /// # Errors
+    ///
+    /// Those of the socket.
+    pub fn start(netlink: &mut Netlink, table: u32) -> Result<RouteList, NetlinkError> {
+        let family = libc::AF_INET;
+        let listing = Listing::start(netlink, "routes", |requests| {
+            requests.list_routes(family as u8, table);
+        })?;
+        Ok(RouteList {
+            listing,
+            table,
+            family,
+        })
+    }
+
+    /// Hands the next few hundred routes at most to `each`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the socket. The list is then over.
+    pub fn step(
+        &mut self,
+        netlink: &mut Netlink,
+        mut each: impl FnMut(Route),
+    ) -> Result<Progress, NetlinkError> {
+        let table = self.table;
+        let outcome = self.listing.step(netlink, |message| {
+            if message.kind == route::NEW
+                && let Some(route) = Route::read(message)
+                && route.owner.table == table
+            {
+                each(route);
+            }
+        });
+        let done = match outcome {
+            Ok(Progress::More) => return Ok(Progress::More),
+            Ok(Progress::Done) => true,
+            // A table is made with its first route.
+            Err(NetlinkError::List { failure, .. }) if failure.errno == libc::ENOENT => true,
+            Err(error) => return Err(error),
+        };
+        if done && self.family == libc::AF_INET {
+            self.family = libc::AF_INET6;
+            self.listing = Listing::start(netlink, "routes", |requests| {
+                requests.list_routes(libc::AF_INET6 as u8, table);
+            })?;
+            return Ok(Progress::More);
+        }
+        Ok(Progress::Done)
+    }
+}
+
+/// A list of any kind under way.
+#[derive(Debug)]
+struct Listing {
+    what: &'static str,
+    sequence: u32,
+    interrupted: bool,
+}
+
+impl Listing {
+    fn start(
+        netlink: &mut Netlink,
+        what: &'static str,
+        request: impl FnOnce(&mut Requests),
+    ) -> Result<Listing, NetlinkError> {
+        let mut overrun = false;
+        while netlink.receive(&mut overrun)?.is_some() {} // rest of a list given up
+        let mut requests = Requests::new();
+        request(&mut requests);
+        let sequence = requests.first;
+        netlink.send(&requests.bytes, 1)?;
+        Ok(Listing {
+            what,
+            sequence,
+            interrupted: false,
+        })
+    }
+
+    /// Reads one datagram. The kernel fills the next one while we take the last, so that one is
+    /// always there until the list is done.
+    fn step(
+        &mut self,
+        netlink: &mut Netlink,
+        mut each: impl FnMut(Message<'_>),
+    ) -> Result<Progress, NetlinkError> {
+        let mut overrun = false;
+        let Some(length) = netlink.receive(&mut overrun)? else {
+            return Err(NetlinkError::Overrun);
+        };
+        if overrun {
+            return Err(NetlinkError::Overrun);
+        }
+        for message in message::messages(netlink.received(length)) {
+            if message.sequence != self.sequence {
+                continue;
+            }
+            self.interrupted |= message.flags & message::INTERRUPTED != 0;
+            match message.kind {
+                // The body of DONE begins like that of ERROR.
+                message::DONE | message::ERROR => {
+                    return match outcome(message) {
+                        None => Ok(Progress::Done),
+                        Some((errno, text)) => Err(NetlinkError::List {
+                            what: self.what,
+                            failure: Failure {
+                                request: 0,
+                                errno,
+                                text,
+                            },
+                        }),
+                    };
+                }
+                _ => each(message),
+            }
+        }
+        Ok(Progress::More)
+    }
+}

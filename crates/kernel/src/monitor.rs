@@ -1,0 +1,144 @@
+//! Changes that others make: links, addresses, routes, nexthop objects.
+
+use std::os::fd::BorrowedFd;
+
+use crate::link::Link;
+use crate::message::{self, Message};
+use crate::nexthop::NextHop;
+use crate::route::Route;
+use crate::socket::{Netlink, NetlinkError, set_option};
+use crate::{link, nexthop, route};
+
+/// Enough for a burst of some ten thousand changes.
+const RECEIVE: usize = 32 << 20;
+const GROUPS: [u32; 6] = [
+    libc::RTNLGRP_LINK,
+    libc::RTNLGRP_IPV4_IFADDR,
+    libc::RTNLGRP_IPV6_IFADDR,
+    libc::RTNLGRP_IPV4_ROUTE,
+    libc::RTNLGRP_IPV6_ROUTE,
+    32, // RTNLGRP_NEXTHOP
+];
+
+/// A socket that hears of every change in its namespace but those made through one other socket.
+#[derive(Debug)]
+pub struct Monitor {
+    netlink: Netlink,
+}
+
+/// A change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An interface is new or different.
+    Link(Link),
+    /// An interface is gone.
+    LinkGone(Link),
+    /// An address came, went or changed.
+    Addresses,
+    /// A route is new.
+    Route {
+        /// As it is now.
+        route: Route,
+        /// It took the place of another with the same destination, table and metric.
+        replaced: bool,
+    },
+    /// A route is gone.
+    RouteGone(Route),
+    /// A nexthop object is new, different or gone.
+    NextHop(NextHop),
+}
+
+impl Monitor {
+    /// Hears everything but what comes of requests sent through `own`: those are dropped before
+    /// they are queued.
+    ///
+    /// # Errors
+    ///
+    /// [`NetlinkError::Open`].
+    pub fn open(own: &Netlink) -> Result<Monitor, NetlinkError> {
+        let netlink = Netlink::open(RECEIVE)?;
+        let open = |step| move |source| NetlinkError::Open { step, source };
+        ignore_sender(&netlink, own.port()).map_err(open("filter"))?;
+        for group in GROUPS {
+            netlink
+                .socket()
+                .add_membership(group)
+                .map_err(open("multicast groups"))?;
+        }
+        Ok(Monitor { netlink })
+    }
+
+    /// For [`wait`](crate::socket::wait).
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.netlink.fd()
+    }
+
+    /// Reads what there is, `datagrams` at most, and hands it to `each`. False when nothing was
+    /// there.
+    ///
+    /// # Errors
+    ///
+    /// [`NetlinkError::Overrun`] when changes were lost: everything must be listed again.
+    pub fn read(
+        &mut self,
+        datagrams: usize,
+        mut each: impl FnMut(Event),
+    ) -> Result<bool, NetlinkError> {
+        let mut any = false;
+        let mut overrun = false;
+        for _ in 0..datagrams {
+            let Some(length) = self.netlink.receive(&mut overrun)? else {
+                break;
+            };
+            any = true;
+            let events = message::messages(self.netlink.received(length)).filter_map(event);
+            events.for_each(&mut each);
+        }
+        if overrun {
+            return Err(NetlinkError::Overrun);
+        }
+        Ok(any)
+    }
+}
+
+fn event(message: Message<'_>) -> Option<Event> {
+    Some(match message.kind {
+        link::NEW => Event::Link(Link::read(message)?),
+        link::DELETE => Event::LinkGone(Link::read(message)?),
+        libc::RTM_NEWADDR | libc::RTM_DELADDR => Event::Addresses,
+        route::NEW => Event::Route {
+            route: Route::read(message)?,
+            replaced: message.flags & message::REPLACE != 0,
+        },
+        route::DELETE => Event::RouteGone(Route::read(message)?),
+        nexthop::NEW | nexthop::DELETE => Event::NextHop(NextHop::read(message)?),
+        _ => return None,
+    })
+}
+
+/// A classic BPF program that drops every message whose `nlmsg_pid` is `port`.
+fn ignore_sender(netlink: &Netlink, port: u32) -> std::io::Result<()> {
+    let statement = |code: u32, jt, jf, k| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let mut program = [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 12),
+        // A load takes the bytes in network order; the kernel wrote them in ours.
+        statement(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            0,
+            1,
+            u32::from_be_bytes(port.to_ne_bytes()),
+        ),
+        statement(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        statement(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    let program = libc::sock_fprog {
+        len: program.len() as libc::c_ushort,
+        filter: program.as_mut_ptr(),
+    };
+    set_option(netlink.socket(), libc::SO_ATTACH_FILTER, &program)
+}

@@ -1,0 +1,209 @@
+//! Best routes → kernel routes.
+//!
+//! The daemon hands over changes in batches ([`Fib::try_apply`]) and hears back how next hops are
+//! reached ([`FibEvent`]). All the work is done by one thread of its own, so that it runs beside
+//! the engine:
+//!
+//! ```text
+//!  daemon ── queue.rs ──► driver.rs ── kernel ──► routes, nexthop objects
+//!     ▲        bounded      │    ▲
+//!     │                     │    └── changes made by others (monitor), lists (now and then)
+//!     └────── FibEvent ─────┘
+//!             table.rs     what each prefix wants and what became of it
+//!             groups.rs    sets of next hops → nexthop groups
+//!             plan.rs      wanted and actual → steps; pure
+//!             foreign.rs   routes of others in our table
+//!             ../nexthops.rs  how each next hop is reached
+//! ```
+//!
+//! What is ours in the kernel carries our protocol number. Routes stay when the thread ends.
+
+mod queue;
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::thread;
+
+use bgp::engine::{FibChange, NextHopState};
+use bgp::types::Prefix;
+use kernel::NetlinkError;
+use plan::KernelConfig;
+use tokio::sync::{mpsc, oneshot};
+
+use self::queue::{Queue, Request};
+
+/// The kernel's side of the speaker. Dropping it ends the thread and leaves the routes in place.
+#[derive(Debug)]
+pub struct Fib {
+    queue: Arc<Queue>,
+}
+
+/// What the daemon is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FibEvent {
+    /// How a tracked next hop is reached; at first as soon as it is known, then on each change.
+    NextHop {
+        /// Which.
+        address: IpAddr,
+        /// How; `None` when it cannot be reached.
+        state: Option<NextHopState>,
+    },
+    /// [`Fib::try_apply`] takes batches again, after it has refused one.
+    Room,
+    /// All problems there are now, the first hundred of them; told when they change.
+    Problems(Vec<FibProblem>),
+}
+
+/// Something that keeps the kernel from doing what we want.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FibProblem {
+    /// `ForeignRoute`, `KernelRefused` or `KernelUnavailable`.
+    pub reason: &'static str,
+    /// The route it is about.
+    pub prefix: Option<Prefix>,
+    /// For a person.
+    pub message: String,
+}
+
+/// What became of a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteState {
+    /// It stands in the kernel as wanted.
+    Installed,
+    /// It will be written as soon as one of its next hops can be reached.
+    Pending,
+    /// The kernel does not take it.
+    Refused,
+    /// A route of somebody else holds its place.
+    Foreign,
+    /// Nothing is wanted, or nothing is to be installed at all.
+    NotInstalled,
+}
+
+/// What the kernel holds for a prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelState {
+    /// Which.
+    pub prefix: Prefix,
+    /// What became of it.
+    pub state: RouteState,
+    /// More about it, for a person; may be empty.
+    pub text: String,
+    /// Ways out in words, such as `via 192.0.2.1 dev eth0`.
+    pub next_hops: Vec<String>,
+    /// Where it stands or would stand.
+    pub kernel: KernelConfig,
+}
+
+/// Numbers for status and metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FibSummary {
+    /// Routes that stand in the kernel as wanted.
+    pub installed: u64,
+    /// Routes that wait for a next hop, or for their turn.
+    pub pending: u64,
+    /// Routes that the kernel does not take, or whose place a foreign route holds.
+    pub refused: u64,
+    /// Adopted routes that nobody has asked for yet.
+    pub stale: u64,
+    /// Nexthop groups in use.
+    pub groups: u64,
+    /// How often something of ours was put right that somebody else had removed or changed.
+    pub repaired: u64,
+    /// How often changes were lost and everything was listed again.
+    pub overruns: u64,
+    /// As last told.
+    pub problems: Vec<FibProblem>,
+}
+
+/// Why the kernel's side cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum FibError {
+    /// No socket to the kernel.
+    #[error("cannot talk to the kernel about routes")]
+    Netlink(#[from] NetlinkError),
+    /// No thread, or nothing to wake it with.
+    #[error("cannot start the thread that writes kernel routes")]
+    Thread(#[from] io::Error),
+}
+
+impl Fib {
+    /// Starts the thread, in the network namespace of the caller. What carries our protocol number
+    /// in the table is adopted: a route asked for that stands there already costs nothing, and one
+    /// that nobody asks for stays until [`Fib::sweep`].
+    ///
+    /// # Errors
+    ///
+    /// When the sockets cannot be opened (no CAP_NET_ADMIN) or the thread cannot start.
+    pub fn start(
+        config: KernelConfig,
+        events: mpsc::UnboundedSender<FibEvent>,
+    ) -> Result<Fib, FibError> {
+        let (queue, _wakes) = Queue::new()?;
+        let _ = (config, events);
+        let fib = Fib {
+            queue: Arc::new(queue),
+        };
+        thread::Builder::new().name("fib".into()).spawn(|| ())?;
+        Ok(fib)
+    }
+
+    /// From now on routes go where `config` says, and those elsewhere go away. `own_subnets` are
+    /// all the subnets of this node: what no other route of the node covers in them is unreachable.
+    pub fn configure(&self, config: KernelConfig, own_subnets: Vec<Prefix>) {
+        self.queue.push(Request::Configure(config, own_subnets));
+    }
+
+    /// Takes a batch of changes to be written, in order.
+    ///
+    /// # Errors
+    ///
+    /// The batch, when enough others wait already. [`FibEvent::Room`] tells when to try again.
+    pub fn try_apply(&self, batch: Vec<FibChange>) -> Result<(), Vec<FibChange>> {
+        self.queue.try_push_batch(batch)
+    }
+
+    /// Everything that is wanted has been asked for: removes what was adopted and is not wanted.
+    pub fn sweep(&self) {
+        self.queue.push(Request::Sweep);
+    }
+
+    /// Tells from now on how `address` is reached.
+    pub fn track(&self, address: IpAddr) {
+        self.queue.push(Request::Track(address));
+    }
+
+    /// Ends [`Fib::track`].
+    pub fn untrack(&self, address: IpAddr) {
+        self.queue.push(Request::Untrack(address));
+    }
+
+    /// What the kernel holds for each of `prefixes`, in their order; none if the thread has ended.
+    pub async fn states(&self, prefixes: Vec<Prefix>) -> Vec<KernelState> {
+        let (answer, answered) = oneshot::channel();
+        self.queue.push(Request::States(prefixes, answer));
+        answered.await.unwrap_or_default()
+    }
+
+    /// Numbers as of now.
+    pub async fn summary(&self) -> FibSummary {
+        let (answer, answered) = oneshot::channel();
+        self.queue.push(Request::Summary(answer));
+        answered.await.unwrap_or_default()
+    }
+
+    /// Works off the batches taken, then ends. All routes stay.
+    pub async fn shutdown(self) {
+        let (answer, answered) = oneshot::channel();
+        self.queue.push(Request::Shutdown(Some(answer)));
+        // An error means that the thread has ended already.
+        let _ = answered.await;
+    }
+}
+
+impl Drop for Fib {
+    fn drop(&mut self) {
+        self.queue.push(Request::Shutdown(None));
+    }
+}

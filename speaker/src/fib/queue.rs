@@ -1,0 +1,121 @@
+//! From the daemon to the thread that writes: requests in order, batches bounded in number, and a
+//! file descriptor that wakes the thread while it waits for the kernel.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bgp::engine::FibChange;
+use bgp::types::Prefix;
+use plan::KernelConfig;
+use tokio::sync::oneshot;
+
+use super::{FibSummary, KernelState};
+
+/// Batches that may wait. Enough to keep the thread busy while the engine makes the next one.
+const BATCHES: usize = 4;
+
+/// What the daemon wants.
+#[derive(Debug)]
+pub(super) enum Request {
+    Configure(KernelConfig, Vec<Prefix>),
+    Apply(Vec<FibChange>),
+    Sweep,
+    Track(IpAddr),
+    Untrack(IpAddr),
+    States(Vec<Prefix>, oneshot::Sender<Vec<KernelState>>),
+    Summary(oneshot::Sender<FibSummary>),
+    Shutdown(Option<oneshot::Sender<()>>),
+}
+
+/// The daemon's end, shared with the thread's.
+#[derive(Debug)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    wake: UnixStream,
+}
+
+/// Becomes readable when something was put into the queue.
+#[derive(Debug)]
+pub(super) struct Wakes(UnixStream);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    requests: VecDeque<Request>,
+    batches: usize,
+    /// A batch was refused; its owner waits to be told.
+    refused: bool,
+}
+
+impl Queue {
+    pub(super) fn new() -> io::Result<(Queue, Wakes)> {
+        let (wake, wakes) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        wakes.set_nonblocking(true)?;
+        let queue = Queue {
+            waiting: Mutex::default(),
+            wake,
+        };
+        Ok((queue, Wakes(wakes)))
+    }
+
+    pub(super) fn push(&self, request: Request) {
+        self.lock().requests.push_back(request);
+        self.wake();
+    }
+
+    /// Gives the batch back when [`BATCHES`] wait already.
+    pub(super) fn try_push_batch(&self, batch: Vec<FibChange>) -> Result<(), Vec<FibChange>> {
+        let mut waiting = self.lock();
+        if waiting.batches >= BATCHES {
+            waiting.refused = true;
+            return Err(batch);
+        }
+        waiting.batches += 1;
+        waiting.requests.push_back(Request::Apply(batch));
+        drop(waiting);
+        self.wake();
+        Ok(())
+    }
+
+    /// The next request, and whether there is room again for which somebody waits.
+    pub(super) fn pop(&self) -> (Option<Request>, bool) {
+        let mut waiting = self.lock();
+        let request = waiting.requests.pop_front();
+        if matches!(request, Some(Request::Apply(_))) {
+            waiting.batches -= 1;
+        }
+        let room = waiting.refused && waiting.batches < BATCHES;
+        waiting.refused &= !room;
+        (request, room)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().requests.is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing panics while it holds the lock; the content is whole in any case.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        // When the pipe is full the thread is awake or will be.
+        let _ = (&self.wake).write(&[0]);
+    }
+}
+
+impl Wakes {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Forgets what woke us. Must be called before the queue is looked at.
+    pub(super) fn clear(&self) {
+        let mut buffer = [0; 256];
+        while matches!((&self.0).read(&mut buffer), Ok(read) if read == buffer.len()) {}
+    }
+}
