@@ -1,6 +1,7 @@
 //! The BGP engine of one speaker, without I/O.
 
 pub mod attributes;
+pub mod codec;
 pub mod config;
 pub mod engine;
 pub mod message;

@@ -1,0 +1,180 @@
+//! OPEN and its capabilities. RFC 4271 §4.2, §6.2; RFC 5492.
+
+use bytes::{Bytes, BytesMut};
+use rustbgpd_wire::{Afi, Capability, ExtendedNextHopFamily, OpenMessage, Safi};
+
+use super::{WireError, family};
+use crate::message::{Capabilities, Notification, Open, OpenError};
+use crate::types::{Asn, Family, RouterId};
+
+/// Appends an OPEN.
+///
+/// Codes in `unknown` are not sent: we would promise what we cannot do.
+pub fn encode_open(open: &Open, out: &mut BytesMut) {
+    let message = OpenMessage {
+        version: 4,
+        my_as: two_octets(open.asn),
+        hold_time: open.hold_time,
+        bgp_identifier: open.router_id.0,
+        capabilities: to_wire(&open.capabilities),
+    };
+    message
+        .encode(out)
+        .expect("one capability a family and kind is far below the 4096 octets of an OPEN");
+}
+
+/// An AS number as a 2-octet field carries it. RFC 6793 §4.2.2.
+fn two_octets(asn: Asn) -> u16 {
+    u16::try_from(asn.0).unwrap_or(Asn::TRANS.0 as u16)
+}
+
+fn to_wire(capabilities: &Capabilities) -> Vec<Capability> {
+    let mut wire = Vec::new();
+    let has = |families: &[Family]| {
+        Family::ALL
+            .into_iter()
+            .filter(|f| families.contains(f))
+            .collect()
+    };
+    let families: Vec<Family> = has(&capabilities.families);
+    wire.extend(families.iter().map(|family| Capability::MultiProtocol {
+        afi: afi(*family),
+        safi: Safi::Unicast,
+    }));
+    if capabilities.route_refresh {
+        wire.push(Capability::RouteRefresh);
+    }
+    let extended: Vec<Family> = has(&capabilities.extended_next_hop);
+    if !extended.is_empty() {
+        let entry = |family: &Family| ExtendedNextHopFamily {
+            nlri_afi: afi(*family),
+            nlri_safi: Safi::Unicast,
+            next_hop_afi: Afi::Ipv6,
+        };
+        wire.push(Capability::ExtendedNextHop(
+            extended.iter().map(entry).collect(),
+        ));
+    }
+    if capabilities.extended_message {
+        wire.push(Capability::ExtendedMessage);
+    }
+    if let Some(asn) = capabilities.four_octet_as {
+        wire.push(Capability::FourOctetAs { asn: asn.0 });
+    }
+    if capabilities.enhanced_route_refresh {
+        wire.push(Capability::EnhancedRouteRefresh);
+    }
+    wire
+}
+
+fn afi(family: Family) -> Afi {
+    match family {
+        Family::Ipv4 => Afi::Ipv4,
+        Family::Ipv6 => Afi::Ipv6,
+    }
+}
+
+/// Reads the body of an OPEN.
+///
+/// # Errors
+///
+/// What RFC 4271 §6.2 names and a body alone shows. Whether AS number and BGP Identifier are the
+/// right ones is for the session to say.
+pub(super) fn decode_open(mut body: Bytes) -> Result<Open, WireError> {
+    let length = body.len();
+    let message = OpenMessage::decode(&mut body, length).map_err(|error| {
+        let (code, subcode, data) = error.to_notification();
+        WireError::new(
+            Notification::new(code.as_u8(), subcode, data),
+            error.to_string(),
+        )
+    })?;
+    let capabilities = from_wire(&message.capabilities);
+    let wrong = |error, reason: String| {
+        Err(WireError::new(
+            Notification::open(error, Bytes::new()),
+            reason,
+        ))
+    };
+    let asn = capabilities
+        .four_octet_as
+        .unwrap_or(Asn(message.my_as.into()));
+    // RFC 7607; and the two places must agree wherever the 2-octet one can (RFC 6793 §4.1).
+    if asn.0 == 0 || message.my_as == 0 {
+        return wrong(OpenError::BadPeerAs, "AS 0 in an OPEN".into());
+    }
+    if message.my_as != two_octets(asn) && message.my_as != two_octets(Asn::TRANS) {
+        let reason = format!(
+            "an OPEN from AS {} and from AS {asn} at once",
+            message.my_as
+        );
+        return wrong(OpenError::BadPeerAs, reason);
+    }
+    if message.bgp_identifier.is_unspecified() {
+        let reason = "an OPEN with the BGP Identifier 0.0.0.0".into();
+        return wrong(OpenError::BadBgpIdentifier, reason);
+    }
+    if matches!(message.hold_time, 1 | 2) {
+        let reason = format!(
+            "an OPEN with a hold time of {} s; allowed: 0 s or at least 3 s",
+            message.hold_time
+        );
+        return wrong(OpenError::UnacceptableHoldTime, reason);
+    }
+    Ok(Open {
+        asn,
+        hold_time: message.hold_time,
+        router_id: RouterId(message.bgp_identifier),
+        capabilities,
+    })
+}
+
+/// A capability said twice counts once, and the first AS number stands. RFC 5492 §4.
+fn from_wire(wire: &[Capability]) -> Capabilities {
+    fn add<T: PartialEq>(list: &mut Vec<T>, item: T) {
+        if !list.contains(&item) {
+            list.push(item);
+        }
+    }
+    let mut capabilities = Capabilities::default();
+    for capability in wire {
+        match capability {
+            Capability::MultiProtocol { afi, safi } => match family(*afi as u16, *safi as u8) {
+                Some(family) => add(&mut capabilities.families, family),
+                None => add(&mut capabilities.unknown, capability.code()),
+            },
+            Capability::RouteRefresh => capabilities.route_refresh = true,
+            Capability::EnhancedRouteRefresh => capabilities.enhanced_route_refresh = true,
+            Capability::ExtendedMessage => capabilities.extended_message = true,
+            Capability::FourOctetAs { asn } => {
+                capabilities.four_octet_as.get_or_insert(Asn(*asn));
+            }
+            Capability::ExtendedNextHop(entries) => {
+                for entry in entries {
+                    let nlri = (entry.nlri_afi as u16, u16::from(entry.nlri_safi as u8));
+                    extended_next_hop(&mut capabilities, nlri, entry.next_hop_afi as u16);
+                }
+            }
+            // The library gives up on the whole list when it does not know one of its families.
+            Capability::Unknown { code: 5, data } if data.len() % 6 == 0 => {
+                for entry in data.chunks_exact(6) {
+                    let field = |at: usize| u16::from_be_bytes([entry[at], entry[at + 1]]);
+                    extended_next_hop(&mut capabilities, (field(0), field(2)), field(4));
+                }
+            }
+            other => add(&mut capabilities.unknown, other.code()),
+        }
+    }
+    capabilities
+}
+
+/// One tuple of RFC 8950 §4: AFI and SAFI of the routes, AFI of the next hop.
+fn extended_next_hop(capabilities: &mut Capabilities, (afi, safi): (u16, u16), next_hop: u16) {
+    let family = u8::try_from(safi).ok().and_then(|safi| family(afi, safi));
+    if let Some(family @ Family::Ipv4) = family
+        && next_hop == 2
+        && !capabilities.extended_next_hop.contains(&family)
+    {
+        capabilities.extended_next_hop.push(family);
+    }
+}
