@@ -1,4 +1,192 @@
-//! routeshare-speaker
+//! `routeshare-speaker`: makes one node's configuration true. Arguments, logging, signals.
+
+mod admin;
+mod clock;
+mod daemon;
+mod desired;
 mod fib;
+mod metrics;
+mod report;
+mod speaker;
 mod transport;
-fn main() {}
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use daemon::Departure;
+use desired::Origin;
+use desired::controller::{Address, Options};
+use speaker::{Settings, Speaker};
+
+/// Threads beside the loop (main thread) and the kernel's side: they move bytes and answer questions.
+const WORKERS: usize = 2;
+
+/// Speaks BGP for one node and installs what it learns, as its NodeConfig says.
+#[derive(Debug, Parser)]
+#[command(name = "routeshare-speaker", version)]
+struct Args {
+    /// This node's name.
+    #[arg(long, env = "NODE_NAME")]
+    node: String,
+
+    /// Where the configuration comes from: https://HOST:PORT, or with --insecure http://127.0.0.1:PORT
+    /// or unix:PATH.
+    #[arg(long, value_name = "URL", required_unless_present = "standalone")]
+    controller: Option<String>,
+    /// The authority that signed the controller's certificate (PEM).
+    #[arg(long, value_name = "FILE", requires = "controller")]
+    ca: Option<PathBuf>,
+    /// This node's certificate (PEM).
+    #[arg(long, value_name = "FILE", requires = "controller")]
+    cert: Option<PathBuf>,
+    /// The certificate's key (PEM).
+    #[arg(long, value_name = "FILE", requires = "controller")]
+    key: Option<PathBuf>,
+    /// Allow a controller without TLS, on this host.
+    #[arg(long, requires = "controller", conflicts_with_all = ["ca", "cert", "key"])]
+    insecure: bool,
+
+    /// No controller: plan from local files, for this host alone.
+    #[arg(long, conflicts_with = "controller", requires = "resources")]
+    standalone: bool,
+    /// Directory of resource files (.yaml, .yml), watched.
+    #[arg(long, value_name = "DIR", requires = "standalone")]
+    resources: Option<PathBuf>,
+
+    /// Where the last configuration in force is kept.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/routeshare")]
+    state_dir: PathBuf,
+    /// Where `bgpctl` asks.
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/run/routeshare/speaker.sock"
+    )]
+    socket: PathBuf,
+    /// Serve Prometheus metrics here, at /metrics.
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics: Option<SocketAddr>,
+    /// Listen for BGP on this address only; may be given more than once. The port is the
+    /// configuration's.
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<IpAddr>,
+    /// What peers are told on SIGTERM and SIGINT: nothing, or that this node leaves for good. Kernel
+    /// routes stay in both cases.
+    #[arg(long, value_enum, default_value = "coming-back")]
+    on_stop: Departure,
+    /// Log as JSON, one object a line.
+    #[arg(long)]
+    log_json: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    start_logging(args.log_json);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(2)
+        .thread_name("io")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    // The loop runs here, on the main thread, and so never waits behind other tasks.
+    runtime.block_on(run(args))
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    let origin = origin(&args)?;
+    let settings = Settings {
+        node: args.node,
+        origin,
+        state_dir: args.state_dir,
+        socket: args.socket,
+        metrics: args.metrics,
+        listen: args.listen,
+    };
+    // Before anything is opened, so that no signal finds us unprepared.
+    let stop = stop_signal(args.on_stop)?;
+    tracing::info!(node = %settings.node, software = report::SOFTWARE, "starting");
+    let speaker = Speaker::start(settings).await?;
+    speaker.run(stop).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn origin(args: &Args) -> anyhow::Result<Origin> {
+    if let Some(directory) = &args.resources {
+        return Ok(Origin::Files(directory.clone()));
+    }
+    let text = args
+        .controller
+        .as_deref()
+        .context("give --controller or --standalone")?;
+    let options = Options {
+        ca: args.ca.clone(),
+        cert: args.cert.clone(),
+        key: args.key.clone(),
+        insecure: args.insecure,
+    };
+    Ok(Origin::Controller(
+        Address::new(text, options).context("--controller")?,
+    ))
+}
+
+/// Resolves at the first SIGTERM or SIGINT.
+fn stop_signal(departure: Departure) -> anyhow::Result<impl Future<Output = Departure>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        departure
+    })
+}
+
+/// To standard error; `RUST_LOG` chooses what.
+fn start_logging(json: bool) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if json {
+        builder.json().init();
+    } else {
+        builder.with_target(false).init();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_speaker_has_a_controller_or_files_and_not_both() {
+        let parse = |words: &[&str]| {
+            Args::try_parse_from(["speaker", "--node", "a"].iter().chain(words))
+                .map_err(|error| error.to_string())
+        };
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--controller", "https://c:1"]).is_ok());
+        assert!(
+            parse(&["--standalone"])
+                .unwrap_err()
+                .contains("--resources")
+        );
+        assert!(parse(&["--standalone", "--resources", "r"]).is_ok());
+        assert!(parse(&["--standalone", "--resources", "r", "--controller", "x"]).is_err());
+    }
+}

@@ -19,9 +19,6 @@ mod nlri;
 mod open;
 mod update;
 
-#[cfg(test)]
-mod tests;
-
 use std::fmt;
 
 use crate::message::Notification;

@@ -12,9 +12,6 @@ mod fsm;
 mod negotiate;
 mod timers;
 
-#[cfg(test)]
-mod tests;
-
 use std::time::Instant;
 
 use bytes::Bytes;

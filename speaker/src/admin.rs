@@ -1,0 +1,506 @@
+//! The gRPC service: ask the engine, convert (`admin/convert.rs`), answer.
+//!
+//! Served on a Unix socket that only its owner may open, and through the tunnel to the controller.
+//! Tables are streamed: each page is one question to the loop, asked when the one before is on its
+//! way, so nothing is copied and the loop does a bounded piece of work at a time.
+
+mod convert;
+pub(crate) mod socket;
+
+use std::net::IpAddr;
+
+use bgp::engine::Command;
+use bgp::query::{Cursor, Destinations, QueryError, RoutePage, RouteQuery, View};
+use bgp::types::{Family, Prefix};
+use proto::controller::v1 as controller;
+use proto::speaker::v1 as pb;
+use proto::speaker::v1::speaker_service_server::{SpeakerService, SpeakerServiceServer};
+use tokio::sync::{broadcast, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+
+use crate::clock::wall_ms;
+use crate::daemon::{Asker, Stopping, now};
+use crate::report;
+
+/// Routes in a page: one turn of the loop, and well below the 4 MiB that a gRPC client takes.
+const PAGE: usize = 1024;
+/// Pages and events on their way to a client.
+const AHEAD: usize = 2;
+
+/// Everything that is served: the service, health, and reflection.
+pub(crate) async fn routes(asker: Asker) -> Result<Routes, tonic_reflection::server::Error> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let service = SpeakerServiceServer::new(Service {
+        asker,
+        started_ms: wall_ms(now()),
+    });
+    health.set_serving::<SpeakerServiceServer<Service>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    Ok(Routes::new(service)
+        .add_service(health_service)
+        .add_service(reflection))
+}
+
+struct Service {
+    asker: Asker,
+    started_ms: i64,
+}
+
+type Stream<T> = ReceiverStream<Result<T, Status>>;
+
+#[tonic::async_trait]
+impl SpeakerService for Service {
+    async fn get_status(
+        &self,
+        _: Request<pb::GetStatusRequest>,
+    ) -> Result<Response<pb::Status>, Status> {
+        let started_ms = self.started_ms;
+        let ask = self.asker.ask(move |daemon| {
+            let engine = daemon.engine.status();
+            let best = |family| engine.best.get(&family).copied().unwrap_or_default();
+            let status = pb::Status {
+                node: daemon.node(),
+                software: report::SOFTWARE.to_owned(),
+                asn: engine.speaker.map_or(0, |(asn, _)| asn.0),
+                router_id: engine
+                    .speaker
+                    .map_or(String::new(), |(_, id)| id.to_string()),
+                version: daemon.version(),
+                config_source: daemon
+                    .in_force
+                    .as_ref()
+                    .map_or(String::new(), |in_force| in_force.source.to_string()),
+                controller_connected: daemon.desired.connected,
+                refused: daemon.desired.refused.clone().unwrap_or_default(),
+                routes_ipv4: best(Family::Ipv4),
+                routes_ipv6: best(Family::Ipv6),
+                kernel_routes: 0,
+                kernel_pending: engine.fib_pending,
+                problems: report::problems(daemon),
+                started_ms,
+                subnets: report::subnets(daemon),
+                attribute_sets: engine.attribute_sets,
+            };
+            (status, daemon.kernel.fib())
+        });
+        let (mut status, fib) = ask.await?;
+        if let Some(fib) = fib {
+            let summary = fib.summary().await;
+            status.kernel_routes = summary.installed;
+            status.kernel_pending += summary.pending;
+        }
+        Ok(Response::new(status))
+    }
+
+    async fn get_config(
+        &self,
+        _: Request<pb::GetConfigRequest>,
+    ) -> Result<Response<controller::NodeConfig>, Status> {
+        let in_force = self.asker.ask(|daemon| daemon.in_force.clone()).await?;
+        let in_force = in_force.ok_or_else(|| {
+            Status::failed_precondition("this speaker has no configuration yet; see `show status`")
+        })?;
+        Ok(Response::new(plan::wire::to_proto(&in_force.config)))
+    }
+
+    async fn list_peers(
+        &self,
+        request: Request<pb::ListPeersRequest>,
+    ) -> Result<Response<pb::ListPeersResponse>, Status> {
+        let wanted = request.into_inner().peer;
+        let mut peers = self.asker.ask(|daemon| daemon.engine.peers(now())).await?;
+        if !wanted.is_empty() {
+            let address: Option<IpAddr> = wanted.parse().ok();
+            let known: Vec<String> = peers.iter().map(|peer| peer.name.clone()).collect();
+            peers.retain(|peer| peer.name == wanted || Some(peer.address) == address);
+            if peers.is_empty() {
+                let error = QueryError::NoPeer {
+                    peer: wanted,
+                    known: known.join(", "),
+                };
+                return Err(Status::not_found(error.to_string()));
+            }
+        }
+        let peers = peers.into_iter().map(convert::peer).collect();
+        Ok(Response::new(pb::ListPeersResponse { peers }))
+    }
+
+    type WatchPeersStream = Stream<pb::Peer>;
+
+    async fn watch_peers(
+        &self,
+        _: Request<pb::WatchPeersRequest>,
+    ) -> Result<Response<Self::WatchPeersStream>, Status> {
+        let asker = self.asker.clone();
+        let ask = asker.ask(|daemon| (daemon.engine.peers(now()), daemon.peer_changes.subscribe()));
+        let (mut peers, mut changes) = ask.await?;
+        Ok(stream(|sender| async move {
+            loop {
+                for peer in peers.drain(..) {
+                    if sender.send(Ok(convert::peer(peer))).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                let change = tokio::select! {
+                    change = changes.recv() => change,
+                    () = sender.closed() => return Ok(()),
+                };
+                peers = match change {
+                    Ok(id) => {
+                        let peer = asker
+                            .ask(move |daemon| daemon.engine.peer(now(), id))
+                            .await?;
+                        peer.into_iter().collect()
+                    }
+                    // Too many to tell one by one: everybody's present state says it all.
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        asker.ask(|daemon| daemon.engine.peers(now())).await?
+                    }
+                    Err(broadcast::error::RecvError::Closed) => return Ok(()),
+                };
+            }
+        }))
+    }
+
+    type ListRoutesStream = Stream<pb::RoutePage>;
+
+    async fn list_routes(
+        &self,
+        request: Request<pb::ListRoutesRequest>,
+    ) -> Result<Response<Self::ListRoutesStream>, Status> {
+        let query = query(request.into_inner())?;
+        let asker = self.asker.clone();
+        // The first page is asked for here, so that a wrong peer fails the call itself.
+        let mut page = next_page(&asker, &query, None).await?;
+        Ok(stream(|sender| async move {
+            loop {
+                let next = page.next;
+                let routes = with_kernel_states(&asker, &query, page).await?;
+                if !routes.is_empty() && sender.send(Ok(pb::RoutePage { routes })).await.is_err() {
+                    return Ok(());
+                }
+                let Some(after) = next else { return Ok(()) };
+                page = next_page(&asker, &query, Some(after)).await?;
+            }
+        }))
+    }
+
+    type WatchRoutesStream = Stream<pb::RouteChange>;
+
+    async fn watch_routes(
+        &self,
+        request: Request<pb::ListRoutesRequest>,
+    ) -> Result<Response<Self::WatchRoutesStream>, Status> {
+        let query = query(request.into_inner())?;
+        if query.view != View::Best {
+            return Err(Status::invalid_argument(
+                "only best routes (view `Best`) can be watched",
+            ));
+        }
+        let mut changes = self.asker.ask(|daemon| daemon.watch_routes()).await?;
+        Ok(stream(|sender| async move {
+            let mut missed = false;
+            loop {
+                let change = tokio::select! {
+                    change = changes.recv() => change,
+                    () = sender.closed() => return Ok(()),
+                };
+                match change {
+                    Ok(change) if concerns(&query, change.prefix) => {
+                        let change = convert::route_change(change, std::mem::take(&mut missed));
+                        if sender.send(Ok(change)).await.is_err() {
+                            return Ok(());
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(broadcast::error::RecvError::Lagged(_)) => missed = true,
+                    Err(broadcast::error::RecvError::Closed) => return Ok(()),
+                }
+            }
+        }))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<pb::ExplainRequest>,
+    ) -> Result<Response<pb::Explanation>, Status> {
+        let target = Target::parse(&request.into_inner().prefix)?;
+        let ask = self.asker.ask(move |daemon| {
+            let prefix = match target {
+                Target::Prefix(prefix) => prefix,
+                Target::Address(address) => daemon
+                    .engine
+                    .lookup(address)
+                    .unwrap_or_else(|| host(address)),
+            };
+            (daemon.engine.explain(prefix), daemon.kernel.fib())
+        });
+        let (explanation, fib) = ask.await?;
+        let kernel = match fib {
+            Some(fib) => fib.states(vec![explanation.prefix]).await.pop(),
+            None => None,
+        };
+        Ok(Response::new(convert::explanation(explanation, kernel)))
+    }
+
+    async fn reset_peer(
+        &self,
+        request: Request<pb::ResetPeerRequest>,
+    ) -> Result<Response<pb::CommandResponse>, Status> {
+        let pb::ResetPeerRequest {
+            peer,
+            soft,
+            message,
+        } = request.into_inner();
+        let command = if soft {
+            Command::SoftReset { peer }
+        } else {
+            Command::Reset { peer, message }
+        };
+        self.command(command).await
+    }
+
+    async fn shutdown_peer(
+        &self,
+        request: Request<pb::ShutdownPeerRequest>,
+    ) -> Result<Response<pb::CommandResponse>, Status> {
+        let pb::ShutdownPeerRequest { peer, message } = request.into_inner();
+        self.command(Command::Shutdown { peer, message }).await
+    }
+
+    async fn enable_peer(
+        &self,
+        request: Request<pb::EnablePeerRequest>,
+    ) -> Result<Response<pb::CommandResponse>, Status> {
+        let pb::EnablePeerRequest { peer } = request.into_inner();
+        self.command(Command::Enable { peer }).await
+    }
+}
+
+impl Service {
+    async fn command(&self, command: Command) -> Result<Response<pb::CommandResponse>, Status> {
+        tracing::info!(?command, "command");
+        let done = self
+            .asker
+            .ask(move |daemon| daemon.engine.command(now(), command))
+            .await?;
+        let text = done.map_err(|error| match error {
+            bgp::engine::CommandError::NoPeer { .. } => Status::not_found(error.to_string()),
+            _ => Status::failed_precondition(error.to_string()),
+        })?;
+        Ok(Response::new(pb::CommandResponse { text }))
+    }
+}
+
+impl From<Stopping> for Status {
+    fn from(stopping: Stopping) -> Status {
+        Status::unavailable(stopping.to_string())
+    }
+}
+
+/// A response stream fed by a task, which ends when the client goes.
+fn stream<T, W, F>(work: W) -> Response<Stream<T>>
+where
+    T: Send + 'static,
+    W: FnOnce(mpsc::Sender<Result<T, Status>>) -> F,
+    F: Future<Output = Result<(), Status>> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    let work = work(sender.clone());
+    tokio::spawn(async move {
+        if let Err(status) = work.await {
+            // The client may have gone.
+            let _ = sender.send(Err(status)).await;
+        }
+    });
+    Response::new(ReceiverStream::new(receiver))
+}
+
+async fn next_page(
+    asker: &Asker,
+    query: &RouteQuery,
+    after: Option<Cursor>,
+) -> Result<RoutePage, Status> {
+    let query = query.clone();
+    let page = asker
+        .ask(move |daemon| daemon.engine.routes(&query, after, PAGE))
+        .await?;
+    page.map_err(|error| Status::not_found(error.to_string()))
+}
+
+/// Converts a page; best routes of our own tables are joined with what the kernel holds.
+async fn with_kernel_states(
+    asker: &Asker,
+    query: &RouteQuery,
+    page: RoutePage,
+) -> Result<Vec<pb::Route>, Status> {
+    let joined = matches!(query.view, View::Best | View::All);
+    let best: Vec<Prefix> = page
+        .rows
+        .iter()
+        .filter(|row| joined && row.best)
+        .map(|row| row.prefix)
+        .collect();
+    let states = match asker.ask(|daemon| daemon.kernel.fib()).await? {
+        Some(fib) if !best.is_empty() => fib.states(best).await,
+        _ => Vec::new(),
+    };
+    let mut states = states.into_iter();
+    let routes = page.rows.into_iter().map(|row| {
+        let state = if joined && row.best {
+            states.next()
+        } else {
+            None
+        };
+        convert::route(row, state.map(|state| state.state))
+    });
+    Ok(routes.collect())
+}
+
+/// What a person typed where a prefix or an address may stand.
+#[derive(Clone, Copy)]
+enum Target {
+    Prefix(Prefix),
+    Address(IpAddr),
+}
+
+impl Target {
+    fn parse(text: &str) -> Result<Target, Status> {
+        if let Ok(address) = text.parse() {
+            return Ok(Target::Address(address));
+        }
+        text.parse().map(Target::Prefix).map_err(|error| {
+            Status::invalid_argument(format!("{error}; give a prefix or an address"))
+        })
+    }
+}
+
+fn host(address: IpAddr) -> Prefix {
+    Prefix::new(address, u8::MAX)
+}
+
+fn query(request: pb::ListRoutesRequest) -> Result<RouteQuery, Status> {
+    let peer = request.peer;
+    let needs_peer = |view: fn(String) -> View| match peer.is_empty() {
+        false => Ok(view(peer.clone())),
+        true => Err(Status::invalid_argument(format!(
+            "view `{}` needs a peer",
+            request.view
+        ))),
+    };
+    let view = match request.view.as_str() {
+        "" | "Best" => View::Best,
+        "All" => View::All,
+        "Received" => needs_peer(|peer| View::Received { peer })?,
+        "Advertised" => needs_peer(|peer| View::Advertised { peer })?,
+        other => {
+            let allowed = "Best, All, Received, Advertised";
+            return Err(Status::invalid_argument(format!(
+                "no view `{other}`; there are {allowed}"
+            )));
+        }
+    };
+    let family = match request.family.as_str() {
+        "" => None,
+        "IPv4" => Some(Family::Ipv4),
+        "IPv6" => Some(Family::Ipv6),
+        other => {
+            return Err(Status::invalid_argument(format!(
+                "no family `{other}`; IPv4 or IPv6"
+            )));
+        }
+    };
+    let destinations = match request.prefix.as_str() {
+        "" => Destinations::All,
+        text => match Target::parse(text)? {
+            Target::Address(address) => Destinations::LongestMatch(host(address)),
+            Target::Prefix(prefix) if request.longer_prefixes => Destinations::Longer(prefix),
+            Target::Prefix(prefix) if request.longest_match => Destinations::LongestMatch(prefix),
+            Target::Prefix(prefix) => Destinations::Exact(prefix),
+        },
+    };
+    Ok(RouteQuery {
+        view,
+        destinations,
+        family,
+    })
+}
+
+/// Whether a watcher asked for this destination.
+fn concerns(query: &RouteQuery, prefix: Prefix) -> bool {
+    let family = query.family.is_none_or(|family| family == prefix.family());
+    family
+        && match query.destinations {
+            Destinations::All => true,
+            Destinations::Exact(wanted) => wanted == prefix,
+            Destinations::Longer(wanted) => wanted.contains(prefix),
+            // Any of these may be, or have been, the longest match.
+            Destinations::LongestMatch(wanted) => prefix.contains(wanted),
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(view: &str, prefix: &str) -> pb::ListRoutesRequest {
+        pb::ListRoutesRequest {
+            view: view.into(),
+            prefix: prefix.into(),
+            ..pb::ListRoutesRequest::default()
+        }
+    }
+
+    #[test]
+    fn an_address_asks_for_its_longest_match_and_a_prefix_for_itself() {
+        let asked = |prefix| query(request("", prefix)).unwrap().destinations;
+        assert_eq!(asked(""), Destinations::All);
+        assert_eq!(
+            asked("192.0.2.1"),
+            Destinations::LongestMatch("192.0.2.1/32".parse().unwrap())
+        );
+        let prefix: Prefix = "192.0.2.0/24".parse().unwrap();
+        assert_eq!(asked("192.0.2.0/24"), Destinations::Exact(prefix));
+        let longer = pb::ListRoutesRequest {
+            longer_prefixes: true,
+            ..request("", "192.0.2.0/24")
+        };
+        assert_eq!(
+            query(longer).unwrap().destinations,
+            Destinations::Longer(prefix)
+        );
+    }
+
+    #[test]
+    fn wrong_questions_say_what_is_allowed() {
+        let refused = |view, prefix| {
+            query(request(view, prefix))
+                .unwrap_err()
+                .message()
+                .to_owned()
+        };
+        assert!(refused("Worst", "").contains("Best, All, Received, Advertised"));
+        assert!(refused("Received", "").contains("needs a peer"));
+        assert!(
+            refused("", "192.0.2.1/24").contains("host") || !refused("", "192.0.2.1/24").is_empty()
+        );
+        assert!(refused("", "tor-a").contains("give a prefix or an address"));
+    }
+
+    #[test]
+    fn a_watcher_of_an_address_hears_of_every_prefix_that_holds_it() {
+        let watch = query(request("", "10.1.2.3")).unwrap();
+        for (prefix, heard) in [
+            ("10.0.0.0/8", true),
+            ("10.1.2.0/24", true),
+            ("10.1.3.0/24", false),
+        ] {
+            assert_eq!(concerns(&watch, prefix.parse().unwrap()), heard, "{prefix}");
+        }
+    }
+}

@@ -1,0 +1,465 @@
+//! The speaker's one loop: it owns the engine, and everything else talks to it over channels.
+//!
+//! ```text
+//!   connection tasks ──Note──►┐                            ┌──► connection tasks  (one buffer each)
+//!   listening tasks  ──Note──►│ Transport                  │
+//!                             │                            │
+//!   desired.rs ───────Offer──►│                            ├──► answer: in force, or why not
+//!     controller's stream,    │        ┌───────────┐       │
+//!     disk, or files          ├───────►│  Engine   │───────┤
+//!                             │        └───────────┘       ├──► fib.rs, a thread: batches of routes
+//!   fib.rs ─────────FibEvent─►│         one task, one      │      and next hops to watch
+//!     next hops, room         │         turn per event     │
+//!   admin.rs ───────Question─►│                            ├──► watchers (broadcast, may lag)
+//!   metrics.rs ─────Question─►│                            └──► NodeReport (watch) ──► desired.rs
+//! ```
+//!
+//! The loop never waits for anything but its next event: queues towards it are bounded, what it hands
+//! out is pulled by whoever has room, and a turn does a bounded piece of work.
+//!
+//! # Start and stop
+//!
+//! The copy on disk is offered first, so a node needs nobody to come back. With the first
+//! configuration the kernel's side starts and adopts the routes of our last life, then sessions are
+//! opened. Adopted routes that nobody has announced again are swept when every peer that is not shut
+//! down is Established and has sent End-of-RIB for every family negotiated, or after
+//! [`CONVERGENCE`]. Stopping leaves kernel routes in place.
+
+mod kernel_side;
+mod question;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bgp::engine::{Command, Engine, Input, Output, RouteChange};
+use bgp::types::PeerId;
+use bytes::BytesMut;
+use plan::NodeConfig;
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::{Instant, sleep_until};
+
+use crate::desired::{self, Desired, Offer, Source};
+use crate::fib::{FibEvent, FibProblem};
+use crate::report::Reporter;
+use crate::transport::{Event, Known, Transport};
+use kernel_side::KernelSide;
+pub(crate) use question::{Asker, Questions, Stopping, questions};
+
+/// How long after the first configuration adopted kernel routes wait for somebody to announce them.
+const CONVERGENCE: Duration = Duration::from_secs(60);
+/// How often we look at what changes without an event of its own: counters, End-of-RIB.
+const LOOK: Duration = Duration::from_secs(1);
+/// Changes a watcher may be behind before it is told that it missed some.
+const BEHIND: usize = 4096;
+
+/// Why the speaker stops, which decides what its peers are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Departure {
+    /// It will be back soon, perhaps as another build: connections are closed without NOTIFICATION,
+    /// which would cancel graceful restart (RFC 4724 §4).
+    ComingBack,
+    /// It leaves for good: peers hear Cease/Administrative Shutdown (RFC 4486), so that they stop
+    /// sending here at once.
+    Leaving,
+}
+
+/// A configuration in force, and which way it came.
+#[derive(Clone)]
+pub(crate) struct InForce {
+    pub(crate) config: Arc<NodeConfig>,
+    pub(crate) source: Source,
+}
+
+/// The loop's state. Questions read it and give commands; only the loop changes it otherwise.
+pub(crate) struct Daemon {
+    pub(crate) engine: Engine,
+    pub(crate) transport: Transport,
+    pub(crate) kernel: KernelSide,
+    pub(crate) in_force: Option<InForce>,
+    /// How the configuration's source fares.
+    pub(crate) desired: desired::Status,
+    /// As the kernel's side told last.
+    pub(crate) kernel_problems: Vec<FibProblem>,
+    /// Session changes, for watchers.
+    pub(crate) peer_changes: broadcast::Sender<PeerId>,
+    listen: Vec<IpAddr>,
+    route_changes: broadcast::Sender<RouteChange>,
+    states: HashMap<PeerId, &'static str>,
+    reporter: Reporter,
+    look_at: Instant,
+    /// Until when adopted routes are kept; `None` before the first configuration and after the
+    /// sweep.
+    sweep_by: Option<Instant>,
+}
+
+impl Daemon {
+    /// A loop that listens on `listen` (on every address when empty) once it is configured, and what
+    /// its kernel's side will tell.
+    pub(crate) fn new(
+        listen: Vec<IpAddr>,
+        reporter: Reporter,
+    ) -> (Daemon, mpsc::UnboundedReceiver<FibEvent>) {
+        let (kernel, kernel_events) = KernelSide::new();
+        let everywhere = || vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let daemon = Daemon {
+            engine: Engine::new(rand::random()),
+            transport: Transport::new(),
+            kernel,
+            in_force: None,
+            desired: desired::Status::default(),
+            kernel_problems: Vec::new(),
+            peer_changes: broadcast::Sender::new(256),
+            listen: if listen.is_empty() {
+                everywhere()
+            } else {
+                listen
+            },
+            route_changes: broadcast::Sender::new(BEHIND),
+            states: HashMap::new(),
+            reporter,
+            look_at: Instant::now(),
+            sweep_by: None,
+        };
+        (daemon, kernel_events)
+    }
+
+    /// Runs until `stop` says how to go.
+    pub(crate) async fn run(
+        mut self,
+        mut desired: Desired,
+        mut questions: Questions,
+        mut kernel_events: mpsc::UnboundedReceiver<FibEvent>,
+        stop: impl Future<Output = Departure>,
+    ) {
+        let mut stop = std::pin::pin!(stop);
+        let departure = loop {
+            let more = self.carry_out();
+            let deadline = self.deadline();
+            tokio::select! {
+                event = self.transport.next() => self.on_transport(event),
+                Some(event) = kernel_events.recv() => self.on_kernel(event),
+                Some(offer) = desired.offers.recv() => self.on_offer(offer),
+                Ok(()) = desired.status.changed() => {
+                    self.desired = desired.status.borrow_and_update().clone();
+                    self.reporter.changed();
+                }
+                Some(question) = questions.next() => question(&mut self),
+                () = sleep_until(deadline) => self.on_time(),
+                // Something could be handed out at once: look only at what is there already.
+                () = std::future::ready(()), if more => {}
+                departure = &mut stop => break departure,
+            }
+        };
+        self.depart(departure).await;
+    }
+
+    /// Hands out what the engine wants done. Returns whether there is more that could go at once.
+    fn carry_out(&mut self) -> bool {
+        while let Some(output) = self.engine.poll_output() {
+            match output {
+                Output::Connect {
+                    conn,
+                    remote,
+                    local,
+                    ttl,
+                    ..
+                } => {
+                    self.transport.connect(conn, remote, local, ttl);
+                }
+                Output::Close { conn } => {
+                    let mut last = BytesMut::new();
+                    while self.engine.poll_send(now(), conn, &mut last) {}
+                    self.transport.close(conn, last);
+                }
+                Output::Send { conn } => self.transport.want_to_send(conn),
+                Output::TrackNextHop(address) => self.kernel.track(address),
+                Output::UntrackNextHop(address) => self.kernel.untrack(address),
+                Output::FibPending => self.kernel.pending(),
+                Output::SessionChanged(peer) => self.on_session(peer),
+                Output::BestChanged(change) => self.on_best(change),
+            }
+        }
+        let engine = &mut self.engine;
+        let sends = self
+            .transport
+            .flush(|conn, buf| engine.poll_send(now(), conn, buf));
+        let routes = self.kernel.pump(engine);
+        sends || routes
+    }
+
+    /// When [`Self::on_time`] has something to do.
+    fn deadline(&self) -> Instant {
+        let engine = self.engine.poll_timeout().map(Instant::from_std);
+        let others = [Some(self.look_at), self.kernel.retry_at()];
+        others
+            .into_iter()
+            .chain([engine])
+            .flatten()
+            .min()
+            .unwrap_or(self.look_at)
+    }
+
+    fn on_time(&mut self) {
+        let time = Instant::now();
+        if self
+            .engine
+            .poll_timeout()
+            .is_some_and(|at| at <= time.into_std())
+        {
+            self.engine.handle_timeout(time.into_std());
+        }
+        if self.kernel.retry_at().is_some_and(|at| at <= time)
+            && let Some(in_force) = &self.in_force
+        {
+            self.kernel.configure(&in_force.config);
+            self.reporter.changed();
+        }
+        if self.look_at <= time {
+            self.look_at = time + LOOK;
+            self.sweep_if_converged(time);
+            self.report();
+        }
+    }
+
+    fn on_transport(&mut self, event: Event) {
+        match event {
+            Event::Accepted {
+                conn,
+                local,
+                remote,
+            } => {
+                self.engine.handle(
+                    now(),
+                    Input::Accepted {
+                        conn,
+                        local,
+                        remote,
+                    },
+                );
+            }
+            Event::Connected {
+                conn,
+                local,
+                remote,
+            } => {
+                self.engine.handle(
+                    now(),
+                    Input::Connected {
+                        conn,
+                        local,
+                        remote,
+                    },
+                );
+            }
+            Event::ConnectFailed { conn, error } => {
+                self.engine
+                    .handle(now(), Input::ConnectFailed { conn, error });
+            }
+            Event::Received { conn, mut data } => {
+                self.engine.receive(now(), conn, &mut data);
+                self.transport.give_back(conn, data);
+            }
+            Event::Closed { conn, error } => {
+                self.engine.handle(now(), Input::Closed { conn, error });
+            }
+            Event::Sent => {}
+            Event::Problems => self.reporter.changed(),
+        }
+    }
+
+    fn on_kernel(&mut self, event: FibEvent) {
+        match event {
+            FibEvent::NextHop { address, state } => {
+                self.kernel.answered(address);
+                self.engine.handle(now(), Input::NextHop { address, state });
+            }
+            FibEvent::Room => self.kernel.room(),
+            FibEvent::Problems(problems) => {
+                for problem in problems
+                    .iter()
+                    .filter(|new| !self.kernel_problems.contains(new))
+                {
+                    tracing::warn!(reason = problem.reason, "{}", problem.message);
+                }
+                self.kernel_problems = problems;
+                self.reporter.changed();
+            }
+        }
+    }
+
+    fn on_offer(&mut self, offer: Offer) {
+        let Offer {
+            config,
+            source,
+            answer,
+        } = offer;
+        let result = self
+            .configure(config, source)
+            .map_err(|error| error.to_string());
+        self.reporter.changed();
+        // Whoever offered waits for nothing else.
+        let _ = answer.send(result);
+    }
+
+    /// Puts a configuration in force; an error changes nothing.
+    fn configure(
+        &mut self,
+        config: NodeConfig,
+        source: Source,
+    ) -> Result<(), bgp::config::ConfigError> {
+        config.bgp.check()?;
+        // Before the sessions, so that what our last life left is adopted, not written again.
+        self.kernel.configure(&config);
+        self.engine.configure(now(), config.bgp.clone())?;
+        let addresses: Vec<SocketAddr> = self
+            .listen
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, config.listen_port))
+            .collect();
+        let known: Known = config
+            .bgp
+            .peers
+            .iter()
+            .map(|peer| (peer.address, peer.ttl))
+            .collect();
+        self.transport.listen(&addresses, known);
+        if self.in_force.is_none() {
+            self.sweep_by = Some(Instant::now() + CONVERGENCE);
+        }
+        tracing::info!(
+            version = config.version,
+            %source,
+            asn = %config.bgp.asn,
+            router_id = %config.bgp.router_id,
+            peers = config.bgp.peers.len(),
+            subnets = config.subnets.len(),
+            "configuration in force"
+        );
+        self.in_force = Some(InForce {
+            config: Arc::new(config),
+            source,
+        });
+        Ok(())
+    }
+
+    fn on_session(&mut self, id: PeerId) {
+        self.reporter.changed();
+        // Nobody may be watching.
+        let _ = self.peer_changes.send(id);
+        let Some(peer) = self.engine.peer(now(), id) else {
+            self.states.remove(&id);
+            return;
+        };
+        let was = self.states.insert(id, peer.state).unwrap_or("Idle");
+        if was == peer.state {
+            return;
+        }
+        let (name, address, asn) = (&peer.name, peer.address, peer.remote_asn);
+        if peer.state == ESTABLISHED {
+            tracing::info!(peer = %name, %address, %asn, state = peer.state, "session established");
+        } else if was == ESTABLISHED {
+            let reason = peer
+                .last_error
+                .as_ref()
+                .map_or("", |(_, text)| text.as_str());
+            tracing::warn!(peer = %name, %address, %asn, state = peer.state, reason, "session down");
+        } else {
+            tracing::debug!(peer = %name, %address, %asn, state = peer.state, was, "session");
+        }
+    }
+
+    fn on_best(&mut self, change: RouteChange) {
+        if self.route_changes.send(change).is_err() {
+            self.engine.watch_routes(false); // the last watcher has gone
+        }
+    }
+
+    /// The node's name.
+    pub(crate) fn node(&self) -> String {
+        self.reporter.node()
+    }
+
+    /// The NodeConfig version in force; 0 when there is none.
+    pub(crate) fn version(&self) -> u64 {
+        self.in_force
+            .as_ref()
+            .map_or(0, |in_force| in_force.config.version)
+    }
+
+    /// Every change of a best route from now on.
+    pub(crate) fn watch_routes(&mut self) -> broadcast::Receiver<RouteChange> {
+        self.engine.watch_routes(true);
+        self.route_changes.subscribe()
+    }
+
+    /// Tells the controller what changed, at most once per [`LOOK`].
+    fn report(&mut self) {
+        let report = self.reporter.due().then(|| crate::report::build(self));
+        if let Some(report) = report {
+            self.reporter.send(report);
+        }
+    }
+
+    fn sweep_if_converged(&mut self, time: Instant) {
+        let Some(by) = self.sweep_by else { return };
+        let converged = self.is_converged();
+        if converged || by <= time {
+            tracing::info!(
+                converged,
+                "sweeping kernel routes that nobody announces any more"
+            );
+            self.kernel.sweep();
+            self.sweep_by = None;
+        }
+    }
+
+    /// Whether every peer that should speak has said all it has, and all of it is handed on.
+    fn is_converged(&self) -> bool {
+        let peers = self.engine.peers(now());
+        let engine_done = self.engine.poll_timeout().is_none_or(|at| at > now());
+        engine_done
+            && !self.kernel.is_behind()
+            && peers
+                .iter()
+                .filter(|peer| peer.shutdown.is_none())
+                .all(|peer| {
+                    let mut families = peer.families.iter().filter(|family| family.negotiated);
+                    peer.state == ESTABLISHED && families.all(|family| family.end_of_rib_received)
+                })
+    }
+
+    async fn depart(mut self, departure: Departure) {
+        tracing::info!(?departure, "stopping; kernel routes stay");
+        if departure == Departure::Leaving {
+            for peer in self.engine.peers(now()) {
+                let message = "leaving".to_owned();
+                // Fails for a peer that is shut down already.
+                let _ = self.engine.command(
+                    now(),
+                    Command::Shutdown {
+                        peer: peer.name,
+                        message,
+                    },
+                );
+            }
+            self.carry_out();
+        }
+        let Daemon {
+            transport, kernel, ..
+        } = self;
+        tokio::join!(transport.stop(), kernel.stop());
+    }
+}
+
+/// The state in which routes are exchanged. RFC 4271 §8.2.2.
+const ESTABLISHED: &str = "Established";
+
+/// The engine's time.
+pub(crate) fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,386 @@
+//! The controller's stream: configurations in, reports out, and a tunnel for its questions.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fs, io};
+
+use hyper_util::rt::TokioIo;
+use proto::controller::v1 as pb;
+use proto::controller::v1::config_service_client::ConfigServiceClient;
+use rand::Rng as _;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Routes;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
+
+use super::{Sink, Source, tunnel};
+
+/// A whole NodeConfig must fit.
+const LARGEST_MESSAGE: usize = 64 << 20;
+/// How long connecting may take.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How often a quiet connection is probed, and how long the answer may take.
+const PROBE: Duration = Duration::from_secs(10);
+/// The metadata key by which a speaker says whose it is; where there is TLS, the certificate decides.
+pub(super) const NODE_KEY: &str = "routeshare-node";
+
+/// Where the controller is.
+#[derive(Clone, Debug)]
+pub(crate) enum Address {
+    /// `https://…`, with the files of the authority, our certificate and its key.
+    Tls {
+        uri: Uri,
+        ca: PathBuf,
+        cert: PathBuf,
+        key: PathBuf,
+    },
+    /// `http://…` on this host, without TLS.
+    Insecure(Uri),
+    /// A Unix socket, without TLS.
+    Unix(PathBuf),
+}
+
+/// Why `--controller` and the options that go with it say nothing usable.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum AddressError {
+    #[error(
+        "`{text}` is no URL: {reason}; expected https://HOST:PORT, or unix:PATH with --insecure"
+    )]
+    NoUrl { text: String, reason: String },
+    #[error(
+        "{text} needs --ca, --cert and --key (`bgpctl pki node` makes them); missing: {missing}"
+    )]
+    NoCertificate { text: String, missing: &'static str },
+    #[error("{text} is without TLS, which has to be asked for by --insecure")]
+    NotAskedFor { text: String },
+    #[error(
+        "--insecure is only for this host (localhost, 127.0.0.1, [::1] or unix:PATH), not {host}"
+    )]
+    NotLocal { host: String },
+    #[error("--insecure and {text} contradict each other; use http:// or leave --insecure out")]
+    Contradiction { text: String },
+}
+
+/// The options that say how to reach the controller.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) cert: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+    pub(crate) insecure: bool,
+}
+
+impl Address {
+    /// Reads `--controller` with the options beside it.
+    ///
+    /// # Errors
+    ///
+    /// What is missing or contradictory, and what to give instead.
+    pub(crate) fn new(text: &str, options: Options) -> Result<Address, AddressError> {
+        let text = text.to_owned();
+        if let Some(path) = text.strip_prefix("unix:") {
+            if !options.insecure {
+                return Err(AddressError::NotAskedFor { text });
+            }
+            return Ok(Address::Unix(Path::new(path).to_path_buf()));
+        }
+        let no_url = |reason: String| AddressError::NoUrl {
+            text: text.clone(),
+            reason,
+        };
+        let uri: Uri = text.parse().map_err(|error| no_url(format!("{error}")))?;
+        let host = uri
+            .host()
+            .ok_or_else(|| no_url("no host".into()))?
+            .to_owned();
+        match (uri.scheme_str(), options.insecure) {
+            (Some("https"), false) => {
+                let missing = |missing| AddressError::NoCertificate {
+                    text: text.clone(),
+                    missing,
+                };
+                Ok(Address::Tls {
+                    uri,
+                    ca: options.ca.ok_or_else(|| missing("--ca"))?,
+                    cert: options.cert.ok_or_else(|| missing("--cert"))?,
+                    key: options.key.ok_or_else(|| missing("--key"))?,
+                })
+            }
+            (Some("https"), true) => Err(AddressError::Contradiction { text }),
+            (Some("http"), false) => Err(AddressError::NotAskedFor { text }),
+            (Some("http"), true) if is_loopback(&host) => Ok(Address::Insecure(uri)),
+            (Some("http"), true) => Err(AddressError::NotLocal { host }),
+            _ => Err(no_url("the scheme is neither https nor http".into())),
+        }
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || address
+            .parse()
+            .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
+
+/// Why there is no stream.
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error("cannot read {path}: {source}")]
+    File { path: PathBuf, source: io::Error },
+    #[error("cannot connect to the controller at {to}: {text}")]
+    Connect { to: String, text: String },
+    #[error("the controller refuses us: {0}")]
+    Refused(String),
+    #[error("the controller's stream broke: {0}")]
+    Broken(String),
+    #[error("the controller closed the stream")]
+    Ended,
+}
+
+/// Keeps a stream open for ever, with growing pauses between attempts.
+pub(super) async fn run(
+    address: Address,
+    mut sink: Sink,
+    reports: watch::Receiver<pb::NodeReport>,
+    admin: Routes,
+) {
+    let mut pauses = Pauses::default();
+    loop {
+        let Err(error) = stream(&address, &mut sink, reports.clone(), &admin, &mut pauses).await;
+        sink.connected(false);
+        let pause = pauses.next(rand::rng().random_range(0.5..1.0));
+        tracing::warn!(%error, retry_ms = pause.as_millis(), "no configuration stream");
+        sink.problem(Some(format!(
+            "no controller: {error}; forwarding goes on as it is"
+        )));
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn stream(
+    address: &Address,
+    sink: &mut Sink,
+    reports: watch::Receiver<pb::NodeReport>,
+    admin: &Routes,
+    pauses: &mut Pauses,
+) -> Result<std::convert::Infallible, StreamError> {
+    let channel = connect(address).await?;
+    let node: Option<MetadataValue<Ascii>> = sink.node.parse().ok();
+    let request = named(WatchStream::new(reports), node.as_ref());
+    let mut client = ConfigServiceClient::new(channel.clone())
+        .max_decoding_message_size(LARGEST_MESSAGE)
+        .max_encoding_message_size(LARGEST_MESSAGE);
+    let mut configs = client
+        .watch(request)
+        .await
+        .map_err(|status| StreamError::Refused(words(&status)))?
+        .into_inner();
+    tracing::info!("connected to the controller");
+    sink.connected(true);
+    sink.problem(None);
+    // Ends with this function.
+    let _tunnel = tunnel::Tunnel::open(channel, node, admin.clone());
+    loop {
+        match configs.message().await {
+            Ok(Some(message)) => {
+                pauses.reset();
+                sink.offer_message(message, Source::Controller).await;
+            }
+            Ok(None) => return Err(StreamError::Ended),
+            Err(status) => return Err(StreamError::Broken(words(&status))),
+        }
+    }
+}
+
+/// A request that names our node.
+pub(super) fn named<T>(message: T, node: Option<&MetadataValue<Ascii>>) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    if let Some(node) = node {
+        request.metadata_mut().insert(NODE_KEY, node.clone());
+    }
+    request
+}
+
+/// Connects; certificates are read anew, so that renewed ones are used.
+async fn connect(address: &Address) -> Result<Channel, StreamError> {
+    match address {
+        Address::Tls { uri, ca, cert, key } => {
+            let tls = ClientTlsConfig::new()
+                .ca_certificate(Certificate::from_pem(read(ca)?))
+                .identity(Identity::from_pem(read(cert)?, read(key)?));
+            let endpoint = prepared(uri.clone())
+                .tls_config(tls)
+                .map_err(|error| no_connection(uri, &error))?;
+            endpoint
+                .connect()
+                .await
+                .map_err(|error| no_connection(uri, &error))
+        }
+        Address::Insecure(uri) => prepared(uri.clone())
+            .connect()
+            .await
+            .map_err(|error| no_connection(uri, &error)),
+        Address::Unix(path) => {
+            let path = path.clone();
+            let to = format!("unix:{}", path.display());
+            // The URI only fills the request's `host`.
+            let connector = tower::service_fn(move |_: Uri| {
+                let path = path.clone();
+                async move { UnixStream::connect(path).await.map(TokioIo::new) }
+            });
+            prepared(Uri::from_static("http://localhost"))
+                .connect_with_connector(connector)
+                .await
+                .map_err(|error| no_connection(to, &error))
+        }
+    }
+}
+
+fn prepared(uri: Uri) -> Endpoint {
+    Endpoint::from(uri)
+        .connect_timeout(CONNECT)
+        .http2_keep_alive_interval(PROBE)
+        .keep_alive_timeout(PROBE)
+        .keep_alive_while_idle(true)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, StreamError> {
+    fs::read(path).map_err(|source| StreamError::File {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+fn no_connection(to: impl ToString, error: &tonic::transport::Error) -> StreamError {
+    StreamError::Connect {
+        to: to.to_string(),
+        text: chain(error),
+    }
+}
+
+/// The error and its causes, outermost first; tonic's own text says only `transport error`.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn words(status: &tonic::Status) -> String {
+    format!("{} ({:?})", status.message(), status.code())
+}
+
+/// The pauses between attempts: doubling from 200 ms to 30 s, each shortened by chance so that a
+/// thousand speakers do not come back at the same moment.
+#[derive(Debug, Default)]
+struct Pauses {
+    failures: u32,
+}
+
+impl Pauses {
+    const FIRST: Duration = Duration::from_millis(200);
+    const LONGEST: Duration = Duration::from_secs(30);
+
+    /// `part` is the share of the full pause that is taken, out of 0.5 to 1.
+    fn next(&mut self, part: f64) -> Duration {
+        let full = Self::FIRST.saturating_mul(2_u32.saturating_pow(self.failures));
+        self.failures = self.failures.saturating_add(1);
+        full.min(Self::LONGEST).mul_f64(part)
+    }
+
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_files() -> Options {
+        let file = |name: &str| Some(PathBuf::from(name));
+        Options {
+            ca: file("ca.crt"),
+            cert: file("a.crt"),
+            key: file("a.key"),
+            insecure: false,
+        }
+    }
+
+    fn insecure() -> Options {
+        Options {
+            insecure: true,
+            ..Options::default()
+        }
+    }
+
+    #[test]
+    fn tls_needs_all_three_files() {
+        assert!(matches!(
+            Address::new("https://controller:7443", with_files()),
+            Ok(Address::Tls { .. })
+        ));
+        let without = Options {
+            key: None,
+            ..with_files()
+        };
+        let error = Address::new("https://controller:7443", without).unwrap_err();
+        assert!(error.to_string().contains("missing: --key"), "{error}");
+    }
+
+    #[test]
+    fn without_tls_only_this_host_and_only_when_asked_for() {
+        for local in [
+            "http://127.0.0.1:7443",
+            "http://[::1]:7443",
+            "http://localhost:7443",
+        ] {
+            assert!(
+                matches!(Address::new(local, insecure()), Ok(Address::Insecure(_))),
+                "{local}"
+            );
+            assert!(matches!(
+                Address::new(local, with_files()),
+                Err(AddressError::NotAskedFor { .. })
+            ));
+        }
+        assert!(matches!(
+            Address::new("unix:/run/c.sock", insecure()),
+            Ok(Address::Unix(_))
+        ));
+        assert!(Address::new("unix:/run/c.sock", with_files()).is_err());
+        assert_eq!(
+            Address::new("http://192.0.2.1:7443", insecure()).unwrap_err(),
+            AddressError::NotLocal {
+                host: "192.0.2.1".into()
+            }
+        );
+        assert!(Address::new("https://127.0.0.1:7443", insecure()).is_err());
+        assert!(Address::new("controller", insecure()).is_err());
+    }
+
+    #[test]
+    fn pauses_double_up_to_half_a_minute_and_start_again() {
+        let mut pauses = Pauses::default();
+        let full: Vec<u128> = (0..10).map(|_| pauses.next(1.0).as_millis()).collect();
+        assert_eq!(
+            full,
+            [200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000]
+        );
+        assert_eq!(pauses.next(0.5).as_secs(), 15);
+        for _ in 0..100 {
+            pauses.next(1.0);
+        }
+        pauses.reset();
+        assert_eq!(pauses.next(1.0).as_millis(), 200);
+    }
+}

@@ -1,0 +1,192 @@
+//! NodeReport: what the controller is told, on change and at most once per look of the loop.
+
+use bgp::query::PeerStatus;
+use bgp::types::Prefix;
+use proto::controller::v1 as pb;
+use tokio::sync::watch;
+
+use crate::clock::wall_ms_or_0;
+use crate::daemon::{Daemon, now};
+
+/// Quiet looks after which the report is built anyway, because counters change without an event.
+const QUIET_LOOKS: u32 = 10;
+
+/// Decides when a report is due, and keeps the last one for those who connect.
+pub(crate) struct Reporter {
+    sender: watch::Sender<pb::NodeReport>,
+    changed: bool,
+    quiet: u32,
+}
+
+impl Reporter {
+    /// The first report names the node and nothing else.
+    pub(crate) fn new(node: &str) -> (Reporter, watch::Receiver<pb::NodeReport>) {
+        let report = pb::NodeReport {
+            node: node.to_owned(),
+            software: SOFTWARE.to_owned(),
+            ..pb::NodeReport::default()
+        };
+        let (sender, receiver) = watch::channel(report);
+        (
+            Reporter {
+                sender,
+                changed: false,
+                quiet: 0,
+            },
+            receiver,
+        )
+    }
+
+    /// Something worth telling happened.
+    pub(crate) fn changed(&mut self) {
+        self.changed = true;
+    }
+
+    /// Whether a report is to be built in this look.
+    pub(crate) fn due(&mut self) -> bool {
+        self.quiet += 1;
+        let due = self.changed || self.quiet >= QUIET_LOOKS;
+        if due {
+            self.changed = false;
+            self.quiet = 0;
+        }
+        due
+    }
+
+    /// Tells it, if it says anything new.
+    pub(crate) fn send(&self, report: pb::NodeReport) {
+        self.sender.send_if_modified(|last| {
+            let changed = *last != report;
+            *last = report;
+            changed
+        });
+    }
+
+    /// Our node's name.
+    pub(crate) fn node(&self) -> String {
+        self.sender.borrow().node.clone()
+    }
+}
+
+/// The speaker's version, as `--version` prints it.
+pub(crate) const SOFTWARE: &str = concat!("routeshare-speaker ", env!("CARGO_PKG_VERSION"));
+
+/// The state of everything, as of now.
+pub(crate) fn build(daemon: &Daemon) -> pb::NodeReport {
+    pb::NodeReport {
+        node: daemon.node(),
+        version: daemon.version(),
+        sessions: daemon.engine.peers(now()).iter().map(session).collect(),
+        subnets: subnets(daemon),
+        problems: problems(daemon),
+        software: SOFTWARE.to_owned(),
+        refused: daemon.desired.refused.clone().unwrap_or_default(),
+    }
+}
+
+/// The node's subnets and their sizes.
+pub(crate) fn subnets(daemon: &Daemon) -> Vec<pb::SubnetUse> {
+    let subnets = daemon
+        .in_force
+        .iter()
+        .flat_map(|in_force| &in_force.config.subnets);
+    subnets
+        .map(|subnet| pb::SubnetUse {
+            prefix: subnet.prefix.to_string(),
+            used: 0,
+            size: size(subnet.prefix),
+        })
+        .collect()
+}
+
+/// Addresses in a prefix; what does not fit counts as the largest number.
+fn size(prefix: Prefix) -> u64 {
+    let bits = if prefix.address().is_ipv4() { 32 } else { 128 };
+    1_u64
+        .checked_shl(bits - u32::from(prefix.length()))
+        .unwrap_or(u64::MAX)
+}
+
+/// What a person should know, most serious first.
+pub(crate) fn problems(daemon: &Daemon) -> Vec<pb::Problem> {
+    let problem = |reason: &str, message: &str| pb::Problem {
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+    };
+    let kernel = daemon
+        .kernel
+        .problem()
+        .into_iter()
+        .chain(&daemon.kernel_problems);
+    let refused = daemon
+        .desired
+        .refused
+        .iter()
+        .map(|text| problem("ConfigurationRefused", text));
+    let listen = daemon
+        .transport
+        .problems()
+        .map(|at| problem("CannotListen", &at.message));
+    let kernel = kernel.map(|at| problem(at.reason, &at.message));
+    let source = daemon
+        .desired
+        .problem
+        .iter()
+        .map(|text| problem("ConfigurationSource", text));
+    refused.chain(listen).chain(kernel).chain(source).collect()
+}
+
+fn session(peer: &PeerStatus) -> pb::SessionReport {
+    let sum = |count: fn(&bgp::query::FamilyStatus) -> u64| peer.families.iter().map(count).sum();
+    pb::SessionReport {
+        peer: peer.name.clone(),
+        address: peer.address.to_string(),
+        remote_asn: peer.remote_asn.0,
+        state: peer.state.to_owned(),
+        since_ms: wall_ms_or_0(peer.since),
+        prefixes_received: sum(|family| family.received),
+        prefixes_accepted: sum(|family| family.accepted),
+        prefixes_advertised: sum(|family| family.advertised),
+        last_error: peer
+            .last_error
+            .as_ref()
+            .map_or(String::new(), |(_, text)| text.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_due_after_a_change_and_now_and_then() {
+        let (mut reporter, _reports) = Reporter::new("a");
+        assert!(!reporter.due());
+        reporter.changed();
+        reporter.changed();
+        assert!(reporter.due());
+        let quiet = (0..QUIET_LOOKS).map(|_| reporter.due()).collect::<Vec<_>>();
+        assert_eq!(quiet.iter().filter(|due| **due).count(), 1);
+    }
+
+    #[test]
+    fn an_equal_report_is_not_sent_twice() {
+        let (reporter, mut reports) = Reporter::new("a");
+        let report = pb::NodeReport {
+            version: 1,
+            ..reports.borrow_and_update().clone()
+        };
+        reporter.send(report.clone());
+        assert!(reports.has_changed().unwrap());
+        reports.mark_unchanged();
+        reporter.send(report);
+        assert!(!reports.has_changed().unwrap());
+    }
+
+    #[test]
+    fn a_subnets_size_is_its_number_of_addresses() {
+        assert_eq!(size("10.64.0.0/24".parse().unwrap()), 256);
+        assert_eq!(size("10.64.0.1/32".parse().unwrap()), 1);
+        assert_eq!(size("fd00::/64".parse().unwrap()), u64::MAX);
+    }
+}

@@ -1,0 +1,1 @@
+//! routeshare-tests
