@@ -271,8 +271,9 @@ impl Notification {
     }
 
     /// The text of an administrative shutdown or reset; none when there is none or when it is not
-    /// the UTF-8 that RFC 9003 §2 asks for. It is the other side's, so control characters in it are
-    /// replaced before a person's terminal sees them.
+    /// the UTF-8 that RFC 9003 §2 asks for. It is the other side's, so characters in it that would
+    /// move a cursor or turn the direction of writing are replaced before a person's terminal sees
+    /// them.
     pub fn text(&self) -> Option<String> {
         let with_text = [
             Cease::AdministrativeShutdown as u8,
@@ -283,7 +284,13 @@ impl Notification {
         }
         let (length, text) = self.data.split_first()?;
         let text = std::str::from_utf8(text.get(..usize::from(*length))?).ok()?;
-        let printable = |c: char| if c.is_control() { '\u{FFFD}' } else { c };
+        let printable = |c: char| match c {
+            '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' => {
+                '\u{FFFD}'
+            }
+            c if c.is_control() => '\u{FFFD}',
+            c => c,
+        };
         (!text.is_empty()).then(|| text.chars().map(printable).collect())
     }
 }
@@ -392,10 +399,13 @@ mod tests {
 
     #[test]
     fn a_peers_text_cannot_move_a_terminals_cursor() {
-        let text = "\u{1b}[2Jall is well\r\n";
+        let text = "\u{1b}[2Jall is well\r\n\u{202e}";
         let received = Notification::cease(Cease::AdministrativeShutdown, text);
         let shown = received.to_string();
-        assert!(!shown.chars().any(char::is_control), "{shown:?}");
+        assert!(
+            !shown.contains(['\u{1b}', '\r', '\n', '\u{202e}']),
+            "{shown:?}"
+        );
     }
 
     #[test]

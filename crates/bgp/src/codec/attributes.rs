@@ -3,6 +3,7 @@
 //! `rustbgpd-wire` decodes and applies RFC 7606 §7 to each; here its findings become our types,
 //! and what it leaves open is checked.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bytes::Bytes;
@@ -107,7 +108,9 @@ pub(super) fn decode_block_of(
     context: &Context,
     need: Need,
 ) -> Result<Decoded, Malformed> {
-    let revised = decode_path_attributes_revised(block, context.four_octet_as, !context.ebgp, &[])
+    let mut discarded = Vec::new();
+    let (known, unknown) = sort_out(block, &mut discarded)?;
+    let revised = decode_path_attributes_revised(&known, context.four_octet_as, !context.ebgp, &[])
         .map_err(
             // Only the two attributes that are not in here end up there.
             |error| {
@@ -119,7 +122,6 @@ pub(super) fn decode_block_of(
                 }
             },
         )?;
-    let mut discarded = Vec::new();
     for malformed in revised.malformed {
         if malformed.disposition > ErrorDisposition::AttributeDiscard {
             return Err(malformed.into());
@@ -141,11 +143,14 @@ pub(super) fn decode_block_of(
         data: wrong.error.data.into(),
     })?;
     let mut decoded = Decoded {
-        attributes: Attributes::default(),
+        attributes: Attributes {
+            unknown,
+            ..Attributes::default()
+        },
         discarded,
     };
     for attribute in revised.attributes {
-        take(attribute, block, context, &mut decoded);
+        take(attribute, context, &mut decoded);
     }
     decoded.attributes.canonicalize();
     Ok(decoded)
@@ -165,7 +170,7 @@ fn invalid(subcode: u8) -> &'static str {
 const MISSING_WELL_KNOWN: u8 = 3;
 
 /// Puts one attribute of the library into ours.
-fn take(attribute: PathAttribute, block: &[u8], context: &Context, decoded: &mut Decoded) {
+fn take(attribute: PathAttribute, context: &Context, decoded: &mut Decoded) {
     let kind = attribute.type_code();
     let attributes = &mut decoded.attributes;
     let internal_only = matches!(
@@ -227,8 +232,8 @@ fn take(attribute: PathAttribute, block: &[u8], context: &Context, decoded: &mut
         }
         PathAttribute::OriginatorId(id) => attributes.originator_id = Some(RouterId(id)),
         PathAttribute::ClusterList(list) => attributes.cluster_list = list,
-        // Known to the library or not: it means nothing to us.
-        _ => attributes.unknown.extend(unknown(block, kind)),
+        // `sort_out` has kept everything else from the library.
+        _ => {}
     }
 }
 
@@ -249,23 +254,71 @@ fn extended_communities(list: &[rustbgpd_wire::ExtendedCommunity]) -> Vec<Extend
         .collect()
 }
 
-/// The first attribute of type `kind` as it will be handed on: only a transitive one, and with the
-/// Partial bit. RFC 4271 §5.
-fn unknown(mut block: &[u8], kind: u8) -> Option<UnknownAttribute> {
-    let optional_transitive = flags::OPTIONAL | flags::TRANSITIVE;
-    while let Some((raw, rest)) = split_attribute(block) {
-        if raw.kind == kind {
-            return (raw.flags & optional_transitive == optional_transitive).then(|| {
-                UnknownAttribute {
-                    flags: optional_transitive | flags::PARTIAL,
-                    kind,
-                    value: Bytes::copy_from_slice(raw.value),
-                }
+/// Takes attributes that mean nothing to us out of a block; what is left is for the library, which
+/// would judge more attributes than we use. A malformed one of those is no business of ours, and
+/// must not cost us a route: such an attribute may come from far away, through speakers that do
+/// not know it either.
+///
+/// Transitive ones are kept as they will be handed on, with the Partial bit; others are dropped.
+/// RFC 4271 §5, §9.
+///
+/// # Errors
+///
+/// An attribute that says to be well-known although it is registered as optional.
+/// (One that nobody knows has reset the session already.)
+fn sort_out<'a>(
+    block: &'a [u8],
+    discarded: &mut Vec<Fault>,
+) -> Result<(Cow<'a, [u8]>, Vec<UnknownAttribute>), Malformed> {
+    let mut unknown: Vec<UnknownAttribute> = Vec::new();
+    let mut seen = [false; 256];
+    let mut known = Cow::Borrowed(block);
+    let mut rest = block;
+    while let Some((raw, behind)) = split_attribute(rest) {
+        let start = block.len() - rest.len();
+        let whole = &rest[..rest.len() - behind.len()];
+        rest = behind;
+        if is_ours(raw.kind) {
+            if let Cow::Owned(known) = &mut known {
+                known.extend_from_slice(whole);
+            }
+            continue;
+        }
+        if let Cow::Borrowed(_) = known {
+            known = Cow::Owned(block[..start].to_vec());
+        }
+        if raw.flags & flags::OPTIONAL == 0 {
+            return Err(Malformed {
+                subcode: subcode::ATTRIBUTE_FLAGS,
+                data: Bytes::copy_from_slice(whole),
+                fault: Fault::new(raw.kind, format!("flags {:#04x}", raw.flags)),
             });
         }
-        block = rest;
+        if std::mem::replace(&mut seen[usize::from(raw.kind)], true) {
+            discarded.push(Fault::new(raw.kind, "there twice"));
+        } else if raw.flags & flags::TRANSITIVE != 0 {
+            unknown.push(UnknownAttribute {
+                flags: flags::OPTIONAL | flags::TRANSITIVE | flags::PARTIAL,
+                kind: raw.kind,
+                value: Bytes::copy_from_slice(raw.value),
+            });
+        }
     }
-    None
+    // An attribute that is cut off: the library finds out what that costs.
+    if let Cow::Owned(known) = &mut known {
+        known.extend_from_slice(rest);
+    }
+    Ok((known, unknown))
+}
+
+/// Whether the attribute means something to us.
+fn is_ours(kind: u8) -> bool {
+    matches!(
+        kind,
+        attribute::ORIGIN..=attribute::CLUSTER_LIST
+            | attribute::EXTENDED_COMMUNITIES..=attribute::AS4_AGGREGATOR
+            | attribute::LARGE_COMMUNITIES
+    )
 }
 
 /// The next hop of an MP_REACH_NLRI, given without its prefixes. RFC 2545 §3, RFC 4760 §3,

@@ -30,18 +30,20 @@ pub fn next_message(buf: &mut BytesMut, max_message: u16) -> Result<Option<Messa
     if buf.len() < usize::from(length) {
         return Ok(None);
     }
-    let mut body = buf.split_to(usize::from(length)).freeze();
-    let whole = body.clone();
-    body.advance(HEADER);
+    let mut message = buf.split_to(usize::from(length)).freeze();
+    if kind == kind::ROUTE_REFRESH {
+        return decode_route_refresh(&message).map(Some);
+    }
+    message.advance(HEADER);
     Ok(Some(match kind {
-        kind::OPEN => Message::Open(open::decode_open(body)?),
-        kind::UPDATE => Message::Update(body),
+        kind::OPEN => Message::Open(open::decode_open(message)?),
+        kind::UPDATE => Message::Update(message),
         kind::NOTIFICATION => {
-            let (code, subcode) = (body.get_u8(), body.get_u8());
-            Message::Notification(Notification::new(code, subcode, body))
+            let (code, subcode) = (message.get_u8(), message.get_u8());
+            Message::Notification(Notification::new(code, subcode, message))
         }
-        kind::KEEPALIVE => Message::Keepalive,
-        _ => decode_route_refresh(&whole, &body)?,
+        // `check_header` lets nothing else through.
+        _ => Message::Keepalive,
     }))
 }
 
@@ -77,15 +79,10 @@ fn check_header(kind: u8, length: u16, max_message: u16) -> Result<(), WireError
     Ok(())
 }
 
-/// RFC 2918 §3, RFC 7313 §3.2 and §5. `whole` is the message, `body` what is behind its header.
-fn decode_route_refresh(whole: &Bytes, body: &[u8]) -> Result<Message, WireError> {
-    let &[high, low, kind, safi, ref rest @ ..] = body else {
-        // `check_header` saw to it.
-        return Ok(Message::RouteRefresh {
-            family: None,
-            kind: RefreshKind::Request,
-        });
-    };
+/// RFC 2918 §3, RFC 7313 §3.2 and §5.
+fn decode_route_refresh(message: &Bytes) -> Result<Message, WireError> {
+    let body: [u8; 4] = std::array::from_fn(|at| message[HEADER + at]); // 23 octets at least
+    let [high, low, kind, safi] = body;
     let named = family(u16::from_be_bytes([high, low]), safi);
     let (family, kind) = match kind {
         0 => (named, RefreshKind::Request),
@@ -96,10 +93,10 @@ fn decode_route_refresh(whole: &Bytes, body: &[u8]) -> Result<Message, WireError
     };
     // What follows a request is ORF (RFC 5291), which nobody may send us: we do not offer it.
     // It only filters, so the plain request in front of it is still right.
-    if !rest.is_empty() && kind != RefreshKind::Request {
+    if message.len() > 23 && kind != RefreshKind::Request {
         return Err(WireError::new(
-            Notification::new(code::ROUTE_REFRESH, 1, whole.clone()),
-            format!("a ROUTE-REFRESH of {} octets; allowed: 23", whole.len()),
+            Notification::new(code::ROUTE_REFRESH, 1, message.clone()),
+            format!("a ROUTE-REFRESH of {} octets; allowed: 23", message.len()),
         ));
     }
     Ok(Message::RouteRefresh { family, kind })

@@ -19,6 +19,9 @@ mod nlri;
 mod open;
 mod update;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 use crate::message::Notification;

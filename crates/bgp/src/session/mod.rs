@@ -12,6 +12,9 @@ mod fsm;
 mod negotiate;
 mod timers;
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Instant;
 
 use bytes::Bytes;

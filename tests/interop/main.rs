@@ -1,0 +1,6 @@
+//! Our speaker against real BIRD 2, FRR and GoBGP, and against bytes no speaker would send.
+//!
+//! Needs root and the Debian packages bird2, frr and gobgpd; `cargo xtask test --only lab` installs
+//! them, builds our programs and runs this.
+
+mod the_lab_itself;

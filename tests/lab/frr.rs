@@ -1,0 +1,108 @@
+//! FRR (zebra and bgpd) on a machine of the lab.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::namespace::Namespace;
+use crate::process::{Daemon, output};
+use crate::wait::try_wait_for;
+
+/// Where Debian puts FRR's daemons.
+const DAEMONS: &str = "/usr/lib/frr";
+
+/// A running FRR; ended when dropped.
+#[derive(Debug)]
+pub struct Frr {
+    bgpd: Daemon,
+    zebra: Daemon,
+    directory: PathBuf,
+}
+
+impl Frr {
+    /// Starts zebra and bgpd with this configuration (of bgpd; zebra needs none) and waits until
+    /// they answer. Their files lie in a directory `name` in `directory`, which FRR's own user must
+    /// be able to pass through.
+    ///
+    /// # Errors
+    ///
+    /// When one does not come up, with what it said.
+    pub fn start(
+        machine: &Namespace,
+        directory: &Path,
+        name: &str,
+        config: &str,
+    ) -> anyhow::Result<Frr> {
+        let directory = directory.join(format!("{name}.frr"));
+        fs::create_dir_all(&directory)?;
+        // FRR insists on its own user, who has to reach its files.
+        output(Command::new("chown").arg("frr:frr").arg(&directory))?;
+        let start = |program: &str, config: &str| -> anyhow::Result<Daemon> {
+            let file = directory.join(format!("{program}.conf"));
+            fs::write(&file, config)?;
+            let mut command = machine.command(Path::new(DAEMONS).join(program));
+            command
+                .arg("--config_file")
+                .arg(&file)
+                .arg("--pid_file")
+                .arg(directory.join(format!("{program}.pid")))
+                .arg("--socket")
+                .arg(directory.join("zserv.api"))
+                .arg("--vty_socket")
+                .arg(&directory)
+                .args(["--vty_port", "0"])
+                .args(["--log", "stdout"]);
+            let log = directory.join(format!("{program}.log"));
+            machine.start(program, command, &log)
+        };
+        let mut zebra = start("zebra", "log stdout\n")?;
+        try_wait_for("zebra's socket", Duration::from_secs(10), || {
+            zebra.check()?;
+            anyhow::ensure!(directory.join("zserv.api").exists(), "no zserv.api yet");
+            Ok(())
+        })?;
+        let bgpd = start("bgpd", config)?;
+        let mut frr = Frr {
+            bgpd,
+            zebra,
+            directory: directory.clone(),
+        };
+        try_wait_for("FRR to answer", Duration::from_secs(15), || {
+            frr.zebra.check()?;
+            frr.bgpd.check()?;
+            frr.ask("show bgp summary")
+        })?;
+        Ok(frr)
+    }
+
+    /// A command of `vtysh`, such as `show bgp ipv4 unicast json`.
+    ///
+    /// # Errors
+    ///
+    /// When FRR refuses or does not answer.
+    pub fn ask(&self, command: &str) -> anyhow::Result<String> {
+        self.tell(&[command])
+    }
+
+    /// Several commands, such as `configure`, `router bgp 65101`, `neighbor 10.0.0.2 shutdown`.
+    ///
+    /// # Errors
+    ///
+    /// When FRR refuses one or does not answer.
+    pub fn tell(&self, commands: &[&str]) -> anyhow::Result<String> {
+        let mut vtysh = Command::new("vtysh");
+        vtysh.arg("--vty_socket").arg(&self.directory);
+        // Without this it reads and complains about the machine's own /etc/frr.
+        vtysh.arg("--config_dir").arg(&self.directory);
+        for command in commands {
+            vtysh.arg("-c").arg(command);
+        }
+        output(&mut vtysh)
+    }
+
+    /// The programs, to be left running or ended.
+    pub fn into_daemons(self) -> [Daemon; 2] {
+        [self.zebra, self.bgpd]
+    }
+}

@@ -1,0 +1,63 @@
+//! GoBGP on a machine of the lab. It installs no routes; it is a peer to talk with.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::namespace::Namespace;
+use crate::packages;
+use crate::process::{Daemon, output};
+use crate::wait::try_wait_for;
+
+/// A running gobgpd; ended when dropped.
+#[derive(Debug)]
+pub struct Gobgp<'a> {
+    daemon: Daemon,
+    machine: &'a Namespace,
+}
+
+impl<'a> Gobgp<'a> {
+    /// Starts gobgpd with this configuration (TOML) and waits until it answers.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come up, with what it said.
+    pub fn start(
+        machine: &'a Namespace,
+        directory: &Path,
+        name: &str,
+        config: &str,
+    ) -> anyhow::Result<Gobgp<'a>> {
+        let file = directory.join(format!("{name}.gobgp.toml"));
+        fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
+        let program = packages::GOBGP
+            .find()
+            .context("gobgpd is not installed (package gobgpd)")?;
+        let mut command = machine.command(program);
+        command
+            .arg("-f")
+            .arg(&file)
+            .args(["--api-hosts", "127.0.0.1:50051"]);
+        let log = directory.join(format!("{name}.gobgp.log"));
+        let mut gobgp = Gobgp {
+            daemon: machine.start("gobgpd", command, &log)?,
+            machine,
+        };
+        try_wait_for("GoBGP to answer", Duration::from_secs(15), || {
+            gobgp.daemon.check()?;
+            gobgp.ask("global")
+        })?;
+        Ok(gobgp)
+    }
+
+    /// A command of `gobgp`, such as `neighbor` or `global rib add 192.0.2.0/24`.
+    ///
+    /// # Errors
+    ///
+    /// When GoBGP refuses or does not answer.
+    pub fn ask(&self, command: &str) -> anyhow::Result<String> {
+        output(self.machine.command("gobgp").args(command.split(' ')))
+    }
+}

@@ -1,0 +1,26 @@
+//! The lab: machines made of network namespaces, cables between them, and real programs on them.
+//!
+//! Used by the tests under `tests/`, by `cargo xtask demo` and by the benchmarks. It needs root and
+//! says so. Everything a lab makes is gone when it is dropped, also by a panic; what a killed run
+//! left behind is removed by the next one.
+//!
+//! - [`Lab`] and [`Namespace`]: machines and cables;
+//! - [`Daemon`]: a program that runs until it is dropped, with its log;
+//! - [`wait_for`]: a condition with a deadline, which tells what was seen instead;
+//! - [`speaker`]: our own speaker on its own; [`bird`], [`frr`], [`gobgp`]: the others;
+//! - [`raw`]: a peer that says exactly the bytes it is told to;
+//! - [`packages`]: the Debian packages that have to be there.
+
+pub mod bird;
+pub mod frr;
+pub mod gobgp;
+mod namespace;
+pub mod packages;
+mod process;
+pub mod raw;
+pub mod speaker;
+mod wait;
+
+pub use namespace::{Lab, Namespace, require_root};
+pub use process::{Daemon, output, program};
+pub use wait::{TimedOut, try_wait_for, wait_for};

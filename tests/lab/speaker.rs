@@ -1,0 +1,231 @@
+//! Our own speaker on a machine of the lab, with `bgpctl` to ask it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+use crate::namespace::Namespace;
+use crate::process::{Daemon, output, program};
+use crate::wait::{try_wait_for, wait_for};
+
+/// A running speaker that reads its resources from files; ended when dropped.
+#[derive(Debug)]
+pub struct Speaker<'a> {
+    machine: &'a Namespace,
+    node: String,
+    directory: PathBuf,
+    daemon: Daemon,
+}
+
+impl<'a> Speaker<'a> {
+    /// Starts a standalone speaker for `node` with these resources (YAML) and waits until it
+    /// answers. Its files lie in a directory `node` in `directory`.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come up, with what it said.
+    pub fn start(
+        machine: &'a Namespace,
+        directory: &Path,
+        node: &str,
+        resources: &str,
+    ) -> anyhow::Result<Speaker<'a>> {
+        let directory = directory.join(node);
+        fs::create_dir_all(directory.join("resources"))?;
+        fs::write(directory.join("resources/resources.yaml"), resources)?;
+        let daemon = launch(machine, node, &directory)?;
+        let mut speaker = Speaker {
+            machine,
+            node: node.to_owned(),
+            directory,
+            daemon,
+        };
+        speaker.answers()?;
+        Ok(speaker)
+    }
+
+    fn answers(&mut self) -> anyhow::Result<()> {
+        let waited = try_wait_for("the speaker to answer", Duration::from_secs(20), || {
+            self.daemon.check()?;
+            self.bgpctl("show status")
+        });
+        waited
+            .map(drop)
+            .with_context(|| format!("{} said:\n{}", self.node, self.daemon.log_tail()))
+    }
+
+    /// Replaces its resources, as an editor does: a new file in the old one's place.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn edit(&self, resources: &str) -> anyhow::Result<()> {
+        let new = self.directory.join("resources/.resources.yaml.new");
+        fs::write(&new, resources)?;
+        fs::rename(new, self.directory.join("resources/resources.yaml"))?;
+        Ok(())
+    }
+
+    /// Ends it without a chance to say goodbye, as a crash would.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be waited for.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.daemon.kill()
+    }
+
+    /// Asks it to end (SIGTERM) and waits for that.
+    ///
+    /// # Errors
+    ///
+    /// When it does not end in ten seconds.
+    pub fn stop(&mut self) -> anyhow::Result<()> {
+        self.daemon.stop()
+    }
+
+    /// Starts it again after [`kill`](Speaker::kill) or [`stop`](Speaker::stop).
+    ///
+    /// # Errors
+    ///
+    /// When it does not come up, with what it said.
+    pub fn start_again(&mut self) -> anyhow::Result<()> {
+        self.daemon = launch(self.machine, &self.node, &self.directory)?;
+        self.answers()
+    }
+
+    /// Its process number.
+    pub fn id(&self) -> Option<u32> {
+        self.daemon.id()
+    }
+
+    /// What `bgpctl` prints for a command line such as `show peers`.
+    ///
+    /// # Errors
+    ///
+    /// When `bgpctl` does not succeed, with what it printed.
+    pub fn bgpctl(&self, line: &str) -> anyhow::Result<String> {
+        output(
+            Command::new(program("bgpctl")?)
+                .arg("--socket")
+                .arg(self.directory.join("speaker.sock"))
+                .args(line.split_whitespace()),
+        )
+    }
+
+    /// What `bgpctl … --output json` prints.
+    ///
+    /// # Errors
+    ///
+    /// When `bgpctl` does not succeed, with what it printed.
+    pub fn json(&self, line: &str) -> anyhow::Result<Value> {
+        let text = self.bgpctl(&format!("{line} --output json"))?;
+        serde_json::from_str(&text).with_context(|| format!("bgpctl {line} gave no JSON: {text}"))
+    }
+
+    /// One peer, as `show peers NAME` has it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such peer.
+    pub fn peer(&self, name: &str) -> anyhow::Result<Value> {
+        let peers = self.json(&format!("show peers {name}"))?;
+        peers
+            .get(0)
+            .cloned()
+            .with_context(|| format!("no peer {name}: {peers}"))
+    }
+
+    /// Waits until a session is in a state.
+    ///
+    /// # Panics
+    ///
+    /// When it is not after 30 seconds.
+    #[track_caller]
+    pub fn wait_for_state(&self, peer: &str, state: &str) {
+        wait_for(
+            &format!("{}'s session with {peer} to be {state}", self.node),
+            Duration::from_secs(30),
+            || {
+                let peer = self.peer(peer)?;
+                anyhow::ensure!(
+                    peer["state"] == state,
+                    "{} ({})",
+                    peer["state"],
+                    peer["lastError"]
+                );
+                Ok(())
+            },
+        );
+    }
+
+    /// The best routes for a prefix, as `show routes PREFIX` has them.
+    ///
+    /// # Errors
+    ///
+    /// When `bgpctl` does not succeed, as for a prefix that is not there.
+    pub fn routes(&self, prefix: &str) -> anyhow::Result<Vec<Value>> {
+        match self.json(&format!("show routes {prefix}"))? {
+            Value::Array(routes) => Ok(routes),
+            other => anyhow::bail!("no list of routes: {other}"),
+        }
+    }
+
+    /// Waits until there is a best route for a prefix, and gives the first.
+    ///
+    /// # Panics
+    ///
+    /// When there is none after 30 seconds.
+    #[track_caller]
+    pub fn wait_for_route(&self, prefix: &str) -> Value {
+        wait_for(
+            &format!("{} to have a route for {prefix}", self.node),
+            Duration::from_secs(30),
+            || {
+                let mut routes = self.routes(prefix)?;
+                anyhow::ensure!(!routes.is_empty(), "no route");
+                Ok(routes.remove(0))
+            },
+        )
+    }
+
+    /// Waits until there is no route for a prefix.
+    ///
+    /// # Panics
+    ///
+    /// When there still is one after 30 seconds.
+    #[track_caller]
+    pub fn wait_for_no_route(&self, prefix: &str) {
+        wait_for(
+            &format!("{} to have no route for {prefix}", self.node),
+            Duration::from_secs(30),
+            || {
+                let routes = self.routes(prefix)?;
+                anyhow::ensure!(routes.is_empty(), "{routes:?}");
+                Ok(())
+            },
+        );
+    }
+}
+
+fn launch(machine: &Namespace, node: &str, directory: &Path) -> anyhow::Result<Daemon> {
+    let mut command = machine.command(program("routeshare-speaker")?);
+    command
+        .args(["--node", node, "--standalone", "--resources"])
+        .arg(directory.join("resources"))
+        .arg("--state-dir")
+        .arg(directory.join("state"))
+        .arg("--socket")
+        .arg(directory.join("speaker.sock"))
+        .env("NO_COLOR", "1")
+        .env("RUST_LOG", "info,routeshare_speaker=debug");
+    machine.start(
+        "routeshare-speaker",
+        command,
+        &directory.join("speaker.log"),
+    )
+}
