@@ -23,7 +23,7 @@ pub struct Update<'a> {
     pub announced: SmallVec<[Announced<'a>; 2]>,
     /// The peer has sent all it has of this family; then the lists are empty. RFC 4724 §2.
     pub end_of_rib: Option<Family>,
-    /// Parts that were ignored, such as routes of a family that this session does not carry.
+    /// Routes that were ignored, because they are of families that this session does not carry.
     pub faults: Vec<Fault>,
 }
 
