@@ -1,3 +1,223 @@
-//! routeshare-controller
+//! `routeshare-controller`: gives every node its subnets and its configuration.
+//!
+//! ```text
+//!  directory ─► source::files ─watch─► reconcile ─commit─► store
+//!                                       │  ▲ reports
+//!                       view (watch) ◄──┤  │
+//!                            │          ▼  │
+//!            admin, metrics ◄┘         registry ◄─► serve: one stream and one tunnel per speaker
+//! ```
+//!
+//! Three tasks of our own: `source::files` reads the directory, `reconcile` decides and writes the
+//! store, and for each stream one reads the speaker's reports. All else runs in gRPC handlers, which
+//! only look at what these tasks publish.
 
-fn main() {}
+mod admin;
+mod identity;
+mod listen;
+mod metrics;
+mod reconcile;
+mod registry;
+mod serve;
+mod source;
+mod store;
+mod tunnel;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+use crate::identity::Trust;
+use crate::listen::{Services, TlsFiles};
+use crate::reconcile::Reconciler;
+use crate::registry::Registry;
+use crate::source::files::Files;
+use crate::store::Store;
+
+/// How long open requests have to end after SIGTERM.
+const STOP: Duration = Duration::from_secs(5);
+
+/// Gives every node of a cluster its subnets and its BGP configuration
+///
+/// SIGTERM stops it. SIGHUP reads the resources again and accepts removals that were held back
+/// because they look like an accident. The log goes to standard error; ROUTESHARE_LOG filters it
+/// (such as `debug` or `info,routeshare_controller=debug`).
+#[derive(Debug, Parser)]
+#[command(name = "routeshare-controller", version)]
+struct Args {
+    /// Directory of YAML files with the resources
+    #[arg(long, value_name = "DIR")]
+    resources: PathBuf,
+    /// File that keeps what was given to whom; made when it is not there
+    #[arg(long, value_name = "FILE")]
+    state: PathBuf,
+    /// Where speakers and operators connect, with TLS
+    #[arg(long, value_name = "ADDRESS", requires_all = ["ca", "cert", "key"])]
+    listen: Vec<SocketAddr>,
+    /// The authority's certificate; those of clients must be of it
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The controller's certificate
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// The key of the controller's certificate
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// Where anybody can connect without TLS and do everything; loopback addresses only
+    #[arg(long, value_name = "ADDRESS")]
+    insecure_listen: Vec<SocketAddr>,
+    /// Allow --insecure-listen on other than loopback addresses
+    #[arg(long)]
+    insecure_allow_remote: bool,
+    /// Unix socket for operators on this host, for its owner only
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/run/routeshare/controller.sock"
+    )]
+    socket: PathBuf,
+    /// Where Prometheus asks for /metrics
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let filter = EnvFilter::try_from_env("ROUTESHARE_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(run(args))
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    // An error only says that there is a provider already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    if let Some(address) = args.insecure_listen.iter().find(|a| !a.ip().is_loopback())
+        && !args.insecure_allow_remote
+    {
+        bail!(
+            "--insecure-listen {address} would let the whole network command this cluster; use \
+             --listen with certificates (bgpctl pki), or say --insecure-allow-remote as well"
+        );
+    }
+    // The lock on the state file comes first: a second controller must not take over the socket.
+    let (store, contents) = Store::open(&args.state)?;
+    let shutdown = CancellationToken::new();
+    let registry = Arc::new(Registry::default());
+    let stored = &contents.resources;
+    let stored = (stored.generation > 0).then(|| (stored.files.clone(), stored.loaded));
+    let directory = args.resources.clone();
+    let files = tokio::task::spawn_blocking(|| Files::new(directory, stored)).await?;
+    let source = files.subscribe();
+    let reconciler = Reconciler::new(store, contents, Arc::clone(&registry), source.clone());
+    let view = reconciler.subscribe();
+    let services = Services {
+        registry: Arc::clone(&registry),
+        view: view.clone(),
+        source: source.clone(),
+        shutdown: shutdown.clone(),
+    };
+
+    let mut tasks = JoinSet::new();
+    let tls = match (args.ca, args.cert, args.key) {
+        (Some(ca), Some(cert), Some(key)) => Some(TlsFiles { ca, cert, key }),
+        _ => None,
+    };
+    for address in args.listen {
+        let tls = tls
+            .as_ref()
+            .context("--listen needs --ca, --cert and --key")?;
+        let listener = bind(address).await?;
+        let server = services.server(Trust::Certificates, Some(tls))?;
+        info!(address = %listener.local_addr()?, "listening with TLS");
+        tasks.spawn(listen::tcp(server, listener, shutdown.clone()));
+    }
+    for address in args.insecure_listen {
+        let listener = bind(address).await?;
+        let server = services.server(Trust::Everybody, None)?;
+        warn!(address = %listener.local_addr()?, "listening without TLS: anybody who can connect may do everything");
+        tasks.spawn(listen::tcp(server, listener, shutdown.clone()));
+    }
+    let socket = listen::bind_unix(&args.socket)
+        .with_context(|| format!("cannot listen on {}", args.socket.display()))?;
+    let server = services.server(Trust::Everybody, None)?;
+    info!(socket = %args.socket.display(), "listening");
+    tasks.spawn(listen::unix(server, socket, shutdown.clone()));
+    if let Some(address) = args.metrics {
+        let numbers = metrics::Numbers {
+            registry,
+            view,
+            source,
+        };
+        let listener = bind(address).await?;
+        info!(address = %listener.local_addr()?, "metrics");
+        let serving = metrics::serve(listener, numbers, shutdown.clone());
+        tasks.spawn(async { serving.await.context("metrics") });
+    }
+    let (confirm, confirmed) = mpsc::channel(1);
+    let watching = tokio::spawn(files.run(confirmed, shutdown.clone()));
+    let reconciling = tokio::spawn(reconciler.run(shutdown.clone()));
+
+    let outcome = supervise(&mut tasks, &confirm, &shutdown).await;
+    shutdown.cancel();
+    let stopping = async {
+        while tasks.join_next().await.is_some() {}
+        // A commit that has begun is finished.
+        let _ = tokio::join!(watching, reconciling);
+    };
+    if tokio::time::timeout(STOP, stopping).await.is_err() {
+        warn!("some connections did not end in time");
+    }
+    let _ = std::fs::remove_file(&args.socket); // the next start removes it otherwise
+    info!("stopped");
+    outcome
+}
+
+/// Returns when the controller is to stop: it was told to, or a listener failed.
+async fn supervise(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    confirm: &mpsc::Sender<()>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut reload = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = reload.recv() => {
+                info!("SIGHUP: reading the resources again, removals are meant");
+                let _ = confirm.try_send(()); // full: one is waiting already
+            }
+            () = shutdown.cancelled() => bail!("a part of the controller failed; see the log"),
+            Some(ended) = tasks.join_next() => {
+                ended.context("a listener panicked")??;
+                bail!("a listener ended");
+            }
+        }
+    }
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
+}

@@ -1,0 +1,169 @@
+//! The gRPC listeners: TLS, plaintext where asked for, and the Unix socket.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use proto::controller::v1::admin_service_server::AdminServiceServer;
+use proto::controller::v1::config_service_server::ConfigServiceServer;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic_health::ServingStatus;
+
+use crate::admin::Admin;
+use crate::identity::Trust;
+use crate::reconcile::View;
+use crate::registry::Registry;
+use crate::serve::Config;
+use crate::source::SourceState;
+use crate::tunnel::Proxy;
+
+/// A connection on which nothing is heard is asked whether it lives after this, and closed when it
+/// does not answer for as long again.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// A client that does not finish its TLS handshake costs a connection no longer than this.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// What the services are made of.
+pub(crate) struct Services {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) view: watch::Receiver<View>,
+    pub(crate) source: watch::Receiver<SourceState>,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// PEM files for TLS.
+pub(crate) struct TlsFiles {
+    pub(crate) ca: PathBuf,
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+impl Services {
+    /// All services, for one listener.
+    pub(crate) fn server(&self, trust: Trust, tls: Option<&TlsFiles>) -> anyhow::Result<Router> {
+        let mut server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .tcp_keepalive(Some(KEEPALIVE))
+            .tcp_nodelay(true);
+        if let Some(files) = tls {
+            let read = |path: &Path| {
+                fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+            };
+            // Without client_auth_optional a client without a certificate fails in the handshake.
+            let config = ServerTlsConfig::new()
+                .identity(Identity::from_pem(read(&files.cert)?, read(&files.key)?))
+                .client_ca_root(Certificate::from_pem(read(&files.ca)?))
+                .timeout(HANDSHAKE);
+            server = server.tls_config(config).with_context(|| {
+                format!(
+                    "cannot use {}, {} and {} for TLS; `bgpctl pki controller` makes such files",
+                    files.ca.display(),
+                    files.cert.display(),
+                    files.key.display()
+                )
+            })?;
+        }
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .context("the built-in descriptors are damaged")?;
+        let (reporter, health) = tonic_health::server::health_reporter();
+        let mut view = self.view.clone();
+        tokio::spawn(async move {
+            // Ready means: resources are in force and committed.
+            reporter
+                .set_service_status("", ServingStatus::NotServing)
+                .await;
+            if view.wait_for(|view| view.generation > 0).await.is_ok() {
+                reporter
+                    .set_service_status("", ServingStatus::Serving)
+                    .await;
+                let _ = view.wait_for(|_| false).await; // keeps the reporter until the end
+            }
+        });
+        let config = Config {
+            registry: Arc::clone(&self.registry),
+            trust,
+            shutdown: self.shutdown.clone(),
+        };
+        let admin = Admin {
+            registry: Arc::clone(&self.registry),
+            view: self.view.clone(),
+            source: self.source.clone(),
+            trust,
+        };
+        let proxy = Proxy {
+            registry: Arc::clone(&self.registry),
+            trust,
+        };
+        Ok(server
+            .add_service(ConfigServiceServer::new(config))
+            .add_service(AdminServiceServer::new(admin))
+            .add_service(proxy)
+            .add_service(health)
+            .add_service(reflection))
+    }
+}
+
+/// Serves on a TCP port until `shutdown`.
+pub(crate) async fn tcp(
+    server: Router,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let incoming = TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .with_keepalive(Some(KEEPALIVE));
+    server
+        .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
+        .await
+        .context("gRPC server")
+}
+
+/// Serves on the Unix socket until `shutdown`.
+pub(crate) async fn unix(
+    server: Router,
+    listener: UnixListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let incoming = UnixListenerStream::new(listener);
+    server
+        .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
+        .await
+        .context("gRPC server on the Unix socket")
+}
+
+/// Listens on a Unix socket that only its owner can use. What an earlier run left there is replaced.
+pub(crate) fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    if UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another program answers there; give one of the two another --socket",
+        ));
+    }
+    // Under another name until its mode is right: nobody can connect before.
+    let temporary = path.with_added_extension(format!("new-{}", std::process::id()));
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&temporary)?;
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&temporary, path)?;
+    Ok(listener)
+}

@@ -1,0 +1,602 @@
+//! The loop that turns resources into configurations.
+//!
+//! resources (source) + what was given out (store) + what speakers say (registry)
+//!   → subnets and AS numbers (`ipam`) → configurations (`plan`) → versions
+//!   → one durable commit → the speakers and the operators see it.
+//!
+//! One task runs it, and nobody else writes to the store. Until the commit has returned, nothing of
+//! what a pass decided is visible outside of it; when the commit fails, the pass has not happened.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipam::Millis;
+use ipam::numbers::{self, Wanted};
+use ipam::pool::{self, Desired, Family, Ledger, State, Use, Wish};
+use ipnetwork::IpNetwork;
+use plan::Snapshot;
+use prost::Message as _;
+use proto::controller::v1 as pb;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::registry::{NEARLY_USED_UP_PERCENT, Registry, SpeakerState};
+use crate::source::files::now;
+use crate::source::{Loaded, SourceState};
+use crate::store::{Commit, Contents, Store, StoreError, StoredResources, Version};
+
+/// After a start nothing is freed for so long (or for the grace time, if that is shorter): speakers
+/// that still use a subnet must have had the time to come back and say so.
+const LEARN_USERS: Duration = Duration::from_secs(60);
+/// Passes are at least so far apart, so that many small events cost one pass.
+const BREATHE: Duration = Duration::from_millis(20);
+/// A commit that failed is tried again after this.
+const RETRY: Duration = Duration::from_secs(1);
+/// Deadlines are looked at again after this, because the wall clock may jump.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+
+/// What operators see, whole; replaced after every pass that changed something.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct View {
+    /// Counts up with every accepted change of the resources; 0 while there are none.
+    pub(crate) generation: u64,
+    /// The resources in force.
+    pub(crate) loaded: Option<Arc<Loaded>>,
+    /// Every node of the resources, and removed ones that still hold something.
+    pub(crate) nodes: BTreeMap<String, NodeView>,
+    /// Every subnet given out.
+    pub(crate) ledger: Ledger,
+    /// How full the pools are, by name.
+    pub(crate) pools: BTreeMap<String, Vec<Use>>,
+    /// The configuration of each node that has one.
+    pub(crate) configs: BTreeMap<String, Arc<pb::NodeConfig>>,
+    /// Why the store cannot be written; empty when it can.
+    pub(crate) store_error: String,
+}
+
+/// One node as operators see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NodeView {
+    /// Whether the resources in force have it.
+    pub(crate) exists: bool,
+    /// Why it has no configuration or no subnet.
+    pub(crate) problems: Vec<String>,
+}
+
+/// The loop's state.
+pub(crate) struct Reconciler {
+    store_path: PathBuf,
+    /// None after a failed commit, until it could be opened again.
+    store: Option<Store>,
+    contents: Contents,
+    registry: Arc<Registry>,
+    source: watch::Receiver<SourceState>,
+    view: watch::Sender<View>,
+    started: Instant,
+    /// The resources and grants the last plan was made of, and the plan.
+    planned: Option<Planned>,
+}
+
+struct Planned {
+    loaded: Arc<Loaded>,
+    plan: plan::Plan,
+}
+
+/// What a pass decided, not yet durable.
+struct Pass {
+    loaded: Arc<Loaded>,
+    subnets: Vec<pool::Change>,
+    numbers: Vec<numbers::Change>,
+    problems: Vec<(String, String)>,
+}
+
+impl Reconciler {
+    /// A loop over `contents`, which was read from `store`.
+    pub(crate) fn new(
+        store: Store,
+        contents: Contents,
+        registry: Arc<Registry>,
+        source: watch::Receiver<SourceState>,
+    ) -> Reconciler {
+        Reconciler {
+            store_path: store.path().to_owned(),
+            store: Some(store),
+            contents,
+            registry,
+            source,
+            view: watch::Sender::default(),
+            started: Instant::now(),
+            planned: None,
+        }
+    }
+
+    /// Where the newest view can be seen.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<View> {
+        self.view.subscribe()
+    }
+
+    /// Runs until `shutdown`.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        loop {
+            self.source.mark_unchanged();
+            self = match tokio::task::spawn_blocking(move || {
+                self.pass(now());
+                self
+            })
+            .await
+            {
+                Ok(reconciler) => reconciler,
+                Err(panicked) => {
+                    // Going on with half a state is worse than a restart from the store.
+                    error!(error = %panicked, "a reconcile pass failed; the controller stops");
+                    shutdown.cancel();
+                    return;
+                }
+            };
+            let wake = Instant::now() + self.next_deadline(now());
+            let registry = Arc::clone(&self.registry);
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                changed = self.source.changed() => if changed.is_err() {
+                    return; // the source is gone: shutting down
+                },
+                () = registry.attention() => {}
+                () = sleep_until(wake) => {}
+            }
+            sleep(BREATHE).await;
+        }
+    }
+
+    /// One pass over everything. `now` is the wall clock's.
+    fn pass(&mut self, now: Millis) {
+        let Some(loaded) = self.source.borrow().in_force.clone() else {
+            return; // nothing is known, so nothing changes
+        };
+        if let Err(error) = self.try_pass(loaded, now) {
+            let failing = !self.view.borrow().store_error.is_empty();
+            if !failing {
+                error!(
+                    error = &error as &dyn std::error::Error,
+                    "nothing is given out until the state file can be written"
+                );
+            }
+            // A commit that failed may have reached the disk all the same: what counts is what is
+            // there when it is opened again.
+            self.store = None;
+            self.planned = None;
+            let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+            let text = format!("{error}{}", source.unwrap_or_default());
+            self.view.send_modify(|view| view.store_error = text);
+        }
+    }
+
+    fn try_pass(&mut self, loaded: Arc<Loaded>, now: Millis) -> Result<(), StoreError> {
+        let store = match self.store.take() {
+            Some(store) => store,
+            None => {
+                let (store, contents) = Store::open_existing(&self.store_path)?;
+                info!("the state file is open again");
+                self.contents = contents;
+                store
+            }
+        };
+        let speakers = self.registry.states();
+        let pass = self.decide(loaded, &speakers, now);
+        self.carry_out(&store, pass)?;
+        self.store = Some(store);
+        Ok(())
+    }
+
+    fn decide(
+        &self,
+        loaded: Arc<Loaded>,
+        speakers: &BTreeMap<String, SpeakerState>,
+        now: Millis,
+    ) -> Pass {
+        let desired = self.desired(&loaded, speakers);
+        let (subnets, subnet_problems) = pool::settle(&self.contents.ledger, &desired, now);
+        let wanted = wanted_numbers(&loaded, desired.grace);
+        let (numbers, number_problems) = numbers::settle(&self.contents.numbers, &wanted, now);
+        let mut problems: Vec<(String, String)> = subnet_problems
+            .into_iter()
+            .map(|problem| (problem.node().to_owned(), problem.to_string()))
+            .collect();
+        problems.extend(number_problems.into_iter().map(|problem| {
+            let node = problem.key.strip_prefix("node/").unwrap_or_default();
+            (node.to_owned(), problem.to_string())
+        }));
+        Pass {
+            loaded,
+            subnets,
+            numbers,
+            problems,
+        }
+    }
+
+    fn desired(&self, loaded: &Loaded, speakers: &BTreeMap<String, SpeakerState>) -> Desired {
+        let resources = &loaded.resources;
+        let fixed = resources.nodes.values().flat_map(|node| {
+            let subnets = node.spec.subnets.iter();
+            subnets.map(|subnet| (node.metadata.name.clone(), IpNetwork::from(*subnet)))
+        });
+        let grace = grace(loaded);
+        Desired {
+            nodes: resources.nodes.keys().cloned().collect(),
+            pools: resources.pools.values().map(pool_of).collect(),
+            wishes: self.wishes(loaded, speakers),
+            fixed: fixed.collect(),
+            grace: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+            in_use: self.in_use(speakers),
+            may_free: self.started.elapsed() >= LEARN_USERS.min(grace),
+        }
+    }
+
+    /// One subnet for everybody, and one more for those whose subnets are nearly used up.
+    fn wishes(&self, loaded: &Loaded, speakers: &BTreeMap<String, SpeakerState>) -> Vec<Wish> {
+        let hungry = self.hungry(speakers);
+        plan::wanted_subnets(&loaded.resources)
+            .into_iter()
+            .map(|wanted| {
+                let family = family_of(wanted.family);
+                let key = (wanted.node, wanted.pool, family);
+                let count = hungry.get(&key).map_or(1, |held| held + 1);
+                let (node, pool, family) = key;
+                Wish {
+                    node,
+                    pool,
+                    family,
+                    count,
+                }
+            })
+            .collect()
+    }
+
+    /// Who needs a further subnet, and how many it has. Only what a speaker says while it has its
+    /// newest configuration counts: before that it does not know of a subnet it was just given.
+    fn hungry(
+        &self,
+        speakers: &BTreeMap<String, SpeakerState>,
+    ) -> BTreeMap<(String, String, Family), usize> {
+        /// Subnets, addresses in use, addresses in all.
+        type Tally = (usize, u128, u128);
+        let view = self.view.borrow();
+        let mut tallies: BTreeMap<(String, String, Family), Tally> = BTreeMap::new();
+        for (node, state) in speakers {
+            let (Some(report), Some(config)) = (&state.report, view.configs.get(node)) else {
+                continue;
+            };
+            if !state.reported || report.version != config.version {
+                continue;
+            }
+            for subnet in &report.subnets {
+                let Ok(prefix) = subnet.prefix.parse::<IpNetwork>() else {
+                    continue;
+                };
+                let lease = self.contents.ledger.get(prefix);
+                let Some(lease) = lease.filter(|lease| lease.node == *node && !lease.fixed) else {
+                    continue;
+                };
+                let key = (node.clone(), lease.pool.clone(), Family::of(prefix));
+                let tally = tallies.entry(key).or_default();
+                let size = size_of(prefix);
+                tally.0 += 1;
+                tally.1 = tally.1.saturating_add(u128::from(subnet.used).min(size));
+                tally.2 = tally.2.saturating_add(size);
+            }
+        }
+        tallies.retain(|(node, pool, family), (reported, used, size)| {
+            let held = self.contents.ledger.iter().filter(|(subnet, lease)| {
+                let of = lease.node == *node && lease.pool == *pool && !lease.fixed;
+                of && Family::of(*subnet) == *family && lease.state == State::Assigned
+            });
+            held.count() == *reported
+                && used.saturating_mul(100) > size.saturating_mul(NEARLY_USED_UP_PERCENT.into())
+        });
+        let counts = tallies.into_iter().map(|(key, (held, ..))| (key, held));
+        counts.collect()
+    }
+
+    /// What speakers with an open stream still use, as far as they have said; all that was theirs
+    /// before they have said anything.
+    fn in_use(&self, speakers: &BTreeMap<String, SpeakerState>) -> BTreeSet<IpNetwork> {
+        let mut in_use = BTreeSet::new();
+        for (node, state) in speakers {
+            match (state.connected_since, state.reported) {
+                (None, _) => {}
+                (Some(_), true) => in_use.extend(state.subnets()),
+                (Some(_), false) => {
+                    let leases = self.contents.ledger.iter();
+                    let own = leases.filter(|(_, lease)| lease.node == *node);
+                    in_use.extend(own.map(|(subnet, _)| subnet));
+                }
+            }
+        }
+        in_use
+    }
+
+    /// Commits the pass, then lets everybody see it.
+    fn carry_out(&mut self, store: &Store, pass: Pass) -> Result<(), StoreError> {
+        let Pass {
+            loaded,
+            subnets,
+            numbers,
+            mut problems,
+        } = pass;
+        let mut ledger = self.contents.ledger.clone();
+        ledger.apply(&subnets);
+        let mut leased = self.contents.numbers.clone();
+        for change in &numbers {
+            match change {
+                numbers::Change::Set(key, lease) => leased.insert(key.clone(), *lease),
+                numbers::Change::Free(key) => leased.remove(key),
+            };
+        }
+        let same = self.planned.as_ref().is_some_and(|planned| {
+            Arc::ptr_eq(&planned.loaded, &loaded) && subnets.is_empty() && numbers.is_empty()
+        });
+        let plan = match self.planned.take_if(|_| same) {
+            Some(planned) => planned.plan,
+            None => plan::plan(&snapshot(&loaded, &ledger, &leased)),
+        };
+        problems.extend(
+            plan.problems
+                .iter()
+                .map(|p| (p.node.clone(), p.message.clone())),
+        );
+
+        let numbered = number(&plan, &self.contents, &ledger);
+        let stored = self.stored_resources(&loaded);
+        if !subnets.is_empty()
+            || !numbers.is_empty()
+            || !numbered.changes.is_empty()
+            || stored.is_some()
+        {
+            store.commit(&Commit {
+                subnets: &subnets,
+                numbers: &numbers,
+                versions: &numbered.changes,
+                last_version: numbered.last_version,
+                resources: stored.as_ref(),
+            })?;
+        }
+        log_changes(&subnets);
+        if let Some(stored) = stored {
+            self.contents.resources = stored;
+        }
+        self.contents.ledger = ledger;
+        self.contents.numbers = leased;
+        self.contents.last_version = numbered.last_version;
+        for (node, version) in numbered.changes {
+            match version {
+                Some(version) => self.contents.versions.insert(node, version),
+                None => self.contents.versions.remove(&node),
+            };
+        }
+        for (node, config) in &numbered.configs {
+            self.registry.tell(node, config);
+        }
+        self.registry.forget_others(&numbered.configs);
+        self.planned = Some(Planned {
+            loaded: Arc::clone(&loaded),
+            plan,
+        });
+        self.publish(&loaded, problems, numbered.configs);
+        Ok(())
+    }
+
+    fn publish(
+        &self,
+        loaded: &Arc<Loaded>,
+        problems: Vec<(String, String)>,
+        configs: BTreeMap<String, Arc<pb::NodeConfig>>,
+    ) {
+        let mut nodes: BTreeMap<String, NodeView> = BTreeMap::new();
+        for node in loaded.resources.nodes.keys() {
+            nodes.entry(node.clone()).or_default().exists = true;
+        }
+        let before = self.view.borrow().nodes.clone();
+        for (node, problem) in problems {
+            let told = before.get(&node);
+            if told.is_none_or(|told| !told.problems.contains(&problem)) {
+                warn!(%node, %problem, "problem");
+            }
+            nodes.entry(node).or_default().problems.push(problem);
+        }
+        let pools = loaded.resources.pools.values().map(|pool| {
+            let uses = pool::usage(&pool_of(pool), &self.contents.ledger);
+            (pool.metadata.name.clone(), uses)
+        });
+        self.view.send_replace(View {
+            generation: self.contents.resources.generation,
+            loaded: Some(Arc::clone(loaded)),
+            nodes,
+            ledger: self.contents.ledger.clone(),
+            pools: pools.collect(),
+            configs,
+            store_error: String::new(),
+        });
+    }
+
+    /// What to store of the resources; none when the store has them.
+    fn stored_resources(&self, loaded: &Loaded) -> Option<StoredResources> {
+        let stored = &self.contents.resources;
+        (stored.files != loaded.files).then(|| StoredResources {
+            files: loaded.files.clone(),
+            generation: stored.generation + 1,
+            loaded: loaded.at,
+        })
+    }
+
+    /// How long until something happens by itself.
+    fn next_deadline(&self, now: Millis) -> Duration {
+        if self.store.is_none() {
+            return RETRY;
+        }
+        let subnets = self.contents.ledger.iter().filter_map(|(_, lease)| {
+            let State::Waiting { free_at } = lease.state else {
+                return None;
+            };
+            Some(free_at)
+        });
+        let numbers = self.contents.numbers.values().filter_map(|n| n.free_at);
+        let Some(next) = subnets.chain(numbers).min() else {
+            return LONGEST_SLEEP;
+        };
+        let learning = LEARN_USERS.saturating_sub(self.started.elapsed());
+        let grace = self.source.borrow().in_force.as_deref().map(grace);
+        let learning = learning.min(grace.unwrap_or_default());
+        // Something held back for longer than its time is looked at once a second.
+        Duration::from_millis(next.saturating_sub(now))
+            .max(learning)
+            .clamp(RETRY.min(Duration::from_millis(50)), LONGEST_SLEEP)
+    }
+}
+
+/// The configurations with their versions.
+struct Numbered {
+    configs: BTreeMap<String, Arc<pb::NodeConfig>>,
+    changes: Vec<(String, Option<Version>)>,
+    last_version: u64,
+}
+
+/// Gives each configuration its version: the stored one when its content is the same, else one higher
+/// than any before. The version of a node that is gone is kept for as long as its subnets.
+fn number(plan: &plan::Plan, contents: &Contents, ledger: &Ledger) -> Numbered {
+    let mut numbered = Numbered {
+        configs: BTreeMap::new(),
+        changes: Vec::new(),
+        last_version: contents.last_version,
+    };
+    for (node, config) in &plan.configs {
+        let mut config = plan::wire::to_proto(config);
+        let digest = digest(&config);
+        let known = contents.versions.get(node);
+        config.version = match known.filter(|known| known.digest == digest) {
+            Some(known) => known.version,
+            None => {
+                numbered.last_version += 1;
+                let version = numbered.last_version;
+                let change = Version { version, digest };
+                numbered.changes.push((node.clone(), Some(change)));
+                version
+            }
+        };
+        numbered.configs.insert(node.clone(), Arc::new(config));
+    }
+    let holding: BTreeSet<&str> = ledger.iter().map(|(_, l)| l.node.as_str()).collect();
+    for node in contents.versions.keys() {
+        if !plan.configs.contains_key(node) && !holding.contains(node.as_str()) {
+            numbered.changes.push((node.clone(), None));
+        }
+    }
+    numbered
+}
+
+/// SHA-256 of the encoding, which is the same for the same content (there are no maps in it).
+fn digest(config: &pb::NodeConfig) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, &config.encode_to_vec());
+    let bytes = digest.as_ref().iter();
+    bytes.map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What the plan may know: only grants that are in the ledger. A static subnet that somebody else
+/// still holds is left out until it is free.
+fn snapshot(
+    loaded: &Loaded,
+    ledger: &Ledger,
+    numbers: &BTreeMap<String, numbers::NumberLease>,
+) -> Snapshot {
+    let mut resources = loaded.resources.clone();
+    for (name, node) in &mut resources.nodes {
+        node.spec.subnets.retain(|subnet| {
+            let lease = ledger.get(IpNetwork::from(*subnet));
+            lease.is_some_and(|l| l.node == *name && l.fixed && l.state == State::Assigned)
+        });
+    }
+    let mut subnets: BTreeMap<String, Vec<plan::Subnet>> = BTreeMap::new();
+    for (subnet, lease) in ledger.iter() {
+        if lease.fixed || lease.state != State::Assigned {
+            continue;
+        }
+        let purpose = match resources.pools.get(&lease.pool) {
+            Some(pool) => pool.spec.purpose.into(),
+            None => plan::Purpose::Pods, // the pool is gone; its subnets are kept
+        };
+        subnets
+            .entry(lease.node.clone())
+            .or_default()
+            .push(plan::Subnet {
+                prefix: subnet.into(),
+                pool: lease.pool.clone(),
+                purpose,
+            });
+    }
+    let numbers = numbers
+        .iter()
+        .filter(|(_, lease)| lease.free_at.is_none())
+        .map(|(key, lease)| (key.clone(), bgp::types::Asn(lease.asn)));
+    Snapshot {
+        resources,
+        subnets,
+        numbers: numbers.collect(),
+    }
+}
+
+fn wanted_numbers(loaded: &Loaded, grace: Millis) -> Wanted {
+    let wanted = plan::wanted_numbers(&loaded.resources);
+    let range = wanted.first().map(|first| first.range);
+    let taken = plan::fixed_numbers(&loaded.resources);
+    Wanted {
+        keys: wanted.into_iter().map(|wanted| wanted.key).collect(),
+        range: range.map(|range| range.first.0..=range.last.0),
+        taken: taken.into_iter().map(|asn| asn.0).collect(),
+        grace,
+    }
+}
+
+fn pool_of(pool: &api::Pool) -> pool::Pool {
+    let spec = &pool.spec;
+    pool::Pool {
+        name: pool.metadata.name.clone(),
+        prefixes: spec.prefixes.iter().map(|p| (*p).into()).collect(),
+        ipv4_length: spec.node_subnet_length.ipv4.get(),
+        ipv6_length: spec.node_subnet_length.ipv6.get(),
+        reserved: spec.reserved.iter().map(|p| (*p).into()).collect(),
+    }
+}
+
+fn family_of(family: bgp::types::Family) -> Family {
+    match family {
+        bgp::types::Family::Ipv4 => Family::Ipv4,
+        bgp::types::Family::Ipv6 => Family::Ipv6,
+    }
+}
+
+/// How many addresses a subnet has.
+pub(crate) fn size_of(subnet: IpNetwork) -> u128 {
+    let bits = if subnet.is_ipv4() { 32 } else { 128 } - u32::from(subnet.prefix());
+    1_u128.checked_shl(bits).unwrap_or(u128::MAX)
+}
+
+fn grace(loaded: &Loaded) -> Duration {
+    let seconds = loaded.resources.fabric.spec.subnet_grace_seconds.get();
+    Duration::from_secs(seconds.into())
+}
+
+fn log_changes(changes: &[pool::Change]) {
+    for change in changes {
+        match change {
+            pool::Change::Set(subnet, lease) => match lease.state {
+                State::Assigned => info!(%subnet, node = lease.node, "subnet assigned"),
+                State::Waiting { .. } => {
+                    info!(%subnet, node = lease.node, "subnet waits: its node is gone");
+                }
+            },
+            pool::Change::Free(subnet) => info!(%subnet, "subnet free again"),
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The speakers that are, or were, connected: their streams, what they said last, and their tunnels.
+//!
+//! Shared between the gRPC handlers (which write what speakers do) and the reconcile loop (which
+//! writes what speakers are told). Everything about one node is behind one short lock; the newest
+//! NodeConfig is in a watch channel of its node, so that a slow speaker costs one configuration.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipam::Millis;
+use ipnetwork::IpNetwork;
+use proto::controller::v1 as pb;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+/// A subnet that is used beyond this many percent asks for another one.
+pub(crate) const NEARLY_USED_UP_PERCENT: u64 = 80;
+
+/// All speakers, by node name.
+#[derive(Default)]
+pub(crate) struct Registry {
+    speakers: Mutex<BTreeMap<String, Speaker>>,
+    attention: Notify,
+}
+
+struct Speaker {
+    config: watch::Sender<Option<Arc<pb::NodeConfig>>>,
+    stream: Option<Stream>,
+    report: Option<Arc<pb::NodeReport>>,
+    tunnel: Option<Tunnel>,
+    /// Numbers streams and tunnels, so that the end of an old one is not taken for that of its successor.
+    last_id: u64,
+}
+
+struct Stream {
+    id: u64,
+    since: Millis,
+    replaced: CancellationToken,
+    /// Whether it has reported since it was opened.
+    reported: bool,
+}
+
+struct Tunnel {
+    id: u64,
+    channel: Channel,
+    replaced: CancellationToken,
+}
+
+/// What is known of one speaker.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SpeakerState {
+    /// Since when its stream is open; absent when it is not.
+    pub(crate) connected_since: Option<Millis>,
+    /// What it said last, in this run of the controller.
+    pub(crate) report: Option<Arc<pb::NodeReport>>,
+    /// Whether it has said something on the stream that is open.
+    pub(crate) reported: bool,
+}
+
+/// An open stream's side of the registry.
+pub(crate) struct OpenStream {
+    /// Names it in [`Registry::report`] and [`Registry::closed`].
+    pub(crate) id: u64,
+    /// The node's newest configuration.
+    pub(crate) config: watch::Receiver<Option<Arc<pb::NodeConfig>>>,
+    /// Cancelled when another stream of the same node has taken over.
+    pub(crate) replaced: CancellationToken,
+}
+
+impl Registry {
+    /// A speaker has opened its stream. An older stream of the node ends: it is most likely what is
+    /// left of a connection that broke.
+    pub(crate) fn opened(&self, node: &str, now: Millis) -> OpenStream {
+        let mut speakers = self.lock();
+        let speaker = speakers.entry(node.to_owned()).or_default();
+        speaker.last_id += 1;
+        let replaced = CancellationToken::new();
+        let old = speaker.stream.replace(Stream {
+            id: speaker.last_id,
+            since: now,
+            replaced: replaced.clone(),
+            reported: false,
+        });
+        if let Some(old) = old {
+            old.replaced.cancel();
+        }
+        OpenStream {
+            id: speaker.last_id,
+            config: speaker.config.subscribe(),
+            replaced,
+        }
+    }
+
+    /// A speaker has said how it fares.
+    pub(crate) fn report(&self, node: &str, id: u64, report: pb::NodeReport) {
+        let mut speakers = self.lock();
+        let Some(speaker) = speakers.get_mut(node) else {
+            return;
+        };
+        let Some(stream) = speaker.stream.as_mut().filter(|stream| stream.id == id) else {
+            return;
+        };
+        let first = !std::mem::replace(&mut stream.reported, true);
+        let nearly = report.subnets.iter().any(|subnet| {
+            subnet.used.saturating_mul(100) > subnet.size.saturating_mul(NEARLY_USED_UP_PERCENT)
+        });
+        let before = speaker.report.replace(Arc::new(report));
+        let changed = before.is_none_or(|before| {
+            let now = speaker.report.as_ref();
+            now.is_some_and(|now| now.subnets != before.subnets || now.version != before.version)
+        });
+        drop(speakers);
+        if first || (nearly && changed) {
+            self.attention.notify_one();
+        }
+    }
+
+    /// A stream has ended, for whatever reason.
+    pub(crate) fn closed(&self, node: &str, id: u64) {
+        let mut speakers = self.lock();
+        if let Some(speaker) = speakers.get_mut(node) {
+            speaker.stream.take_if(|stream| stream.id == id);
+        }
+        drop(speakers);
+        self.attention.notify_one();
+    }
+
+    /// A speaker has opened a tunnel; an older one is closed. Returns its number, and when to close.
+    pub(crate) fn tunnel_opened(&self, node: &str, channel: Channel) -> (u64, CancellationToken) {
+        let mut speakers = self.lock();
+        let speaker = speakers.entry(node.to_owned()).or_default();
+        speaker.last_id += 1;
+        let replaced = CancellationToken::new();
+        let old = speaker.tunnel.replace(Tunnel {
+            id: speaker.last_id,
+            channel,
+            replaced: replaced.clone(),
+        });
+        if let Some(old) = old {
+            old.replaced.cancel();
+        }
+        (speaker.last_id, replaced)
+    }
+
+    /// A tunnel has ended.
+    pub(crate) fn tunnel_closed(&self, node: &str, id: u64) {
+        if let Some(speaker) = self.lock().get_mut(node) {
+            speaker.tunnel.take_if(|tunnel| tunnel.id == id);
+        }
+    }
+
+    /// The way to a node's speaker; none when it has no tunnel open.
+    pub(crate) fn tunnel(&self, node: &str) -> Option<Channel> {
+        let speakers = self.lock();
+        let tunnel = speakers.get(node)?.tunnel.as_ref()?;
+        Some(tunnel.channel.clone())
+    }
+
+    /// Gives a node its configuration; its stream hears of it when the version is another.
+    pub(crate) fn tell(&self, node: &str, config: &Arc<pb::NodeConfig>) {
+        let mut speakers = self.lock();
+        let speaker = speakers.entry(node.to_owned()).or_default();
+        speaker.config.send_if_modified(|current| {
+            let version = current.as_ref().map(|current| current.version);
+            let changed = version != Some(config.version);
+            if changed {
+                *current = Some(Arc::clone(config));
+            }
+            changed
+        });
+    }
+
+    /// Nodes that are not in `keep` are told nothing more; what their speakers have stays in force.
+    pub(crate) fn forget_others(&self, keep: &BTreeMap<String, Arc<pb::NodeConfig>>) {
+        self.lock().retain(|node, speaker| {
+            if keep.contains_key(node) {
+                return true;
+            }
+            // Quietly: a stream that waits is not woken to be told nothing.
+            speaker
+                .config
+                .send_if_modified(|current| current.take().is_some_and(|_| false));
+            speaker.stream.is_some() || speaker.tunnel.is_some() || speaker.report.is_some()
+        });
+    }
+
+    /// What is known of each speaker.
+    pub(crate) fn states(&self) -> BTreeMap<String, SpeakerState> {
+        let speakers = self.lock();
+        let states = speakers.iter().map(|(node, speaker)| {
+            let state = SpeakerState {
+                connected_since: speaker.stream.as_ref().map(|stream| stream.since),
+                report: speaker.report.clone(),
+                reported: speaker
+                    .stream
+                    .as_ref()
+                    .is_some_and(|stream| stream.reported),
+            };
+            (node.clone(), state)
+        });
+        states.collect()
+    }
+
+    /// How many speakers have their stream open.
+    pub(crate) fn connected(&self) -> usize {
+        let speakers = self.lock();
+        speakers.values().filter(|s| s.stream.is_some()).count()
+    }
+
+    /// Returns when a speaker did something that the reconcile loop should look at.
+    pub(crate) async fn attention(&self) {
+        self.attention.notified().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Speaker>> {
+        // Every change is complete in itself, so what a panicking holder left behind is sound.
+        self.speakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Speaker {
+    fn default() -> Speaker {
+        Speaker {
+            config: watch::Sender::new(None),
+            stream: None,
+            report: None,
+            tunnel: None,
+            last_id: 0,
+        }
+    }
+}
+
+impl SpeakerState {
+    /// The subnets the speaker says it has, whether its stream is open or not.
+    pub(crate) fn subnets(&self) -> BTreeSet<IpNetwork> {
+        let report = self.report.iter();
+        report
+            .flat_map(|report| &report.subnets)
+            .filter_map(|subnet| subnet.prefix.parse().ok())
+            .collect()
+    }
+}

@@ -1,0 +1,200 @@
+//! `ConfigService`: one stream of NodeConfigs per speaker, and its tunnel.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use proto::controller::v1 as pb;
+use proto::controller::v1::config_service_server::ConfigService;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{info, warn};
+
+use crate::identity::{Identity, Trust};
+use crate::registry::{OpenStream, Registry};
+use crate::source::files::now;
+use crate::tunnel;
+
+/// A speaker that opens a stream says who it is within this.
+const FIRST_REPORT: Duration = Duration::from_secs(10);
+
+/// The service, on one listener.
+#[derive(Clone)]
+pub(crate) struct Config {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) trust: Trust,
+    pub(crate) shutdown: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl ConfigService for Config {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::NodeConfig, Status>> + Send>>;
+    type TunnelStream = ReceiverStream<Result<pb::TunnelChunk, Status>>;
+
+    async fn watch(
+        &self,
+        request: Request<Streaming<pb::NodeReport>>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let identity = Identity::of(request.extensions(), self.trust)?;
+        let mut reports = request.into_inner();
+        let first = timeout(FIRST_REPORT, reports.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no NodeReport; the speaker sends one first"))??
+            .ok_or_else(|| Status::invalid_argument("the stream ended without a NodeReport"))?;
+        let node = first.node.clone();
+        if node.is_empty() {
+            return Err(Status::invalid_argument(
+                "the first NodeReport has no `node`",
+            ));
+        }
+        identity.check_node(&node).inspect_err(|status| {
+            warn!(%node, reason = status.message(), "speaker refused");
+        })?;
+        let OpenStream {
+            id,
+            config,
+            replaced,
+        } = self.registry.opened(&node, now());
+        info!(%node, version = first.version, software = first.software, "speaker connected");
+        self.registry.report(&node, id, first);
+
+        let ended = CancellationToken::new();
+        let closing = Closing {
+            registry: Arc::clone(&self.registry),
+            node: node.clone(),
+            id,
+        };
+        tokio::spawn(read_reports(reports, closing, ended.clone()));
+        let outgoing = Outgoing {
+            config,
+            replaced,
+            shutdown: self.shutdown.clone(),
+            ended: ended.clone(),
+            _ends: ended.drop_guard(),
+            sent: 0,
+        };
+        let stream = futures::stream::unfold(Some(outgoing), async |outgoing| {
+            let mut outgoing = outgoing?;
+            match outgoing.next().await? {
+                Ok(config) => Some((Ok(config), Some(outgoing))),
+                Err(status) => Some((Err(status), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn tunnel(
+        &self,
+        request: Request<Streaming<pb::TunnelChunk>>,
+    ) -> Result<Response<Self::TunnelStream>, Status> {
+        let identity = Identity::of(request.extensions(), self.trust)?;
+        let named = tunnel::node_of(request.metadata().as_ref())?;
+        let node = match (&identity, named) {
+            (_, Some(named)) => {
+                identity.check_node(&named)?;
+                named
+            }
+            (Identity::Node(name), None) => name.clone(),
+            (_, None) => {
+                return Err(Status::invalid_argument(
+                    "without a node's certificate, metadata `routeshare-node` must name the node",
+                ));
+            }
+        };
+        let outgoing = tunnel::open(
+            Arc::clone(&self.registry),
+            node,
+            request.into_inner(),
+            self.shutdown.clone(),
+        );
+        Ok(Response::new(outgoing))
+    }
+}
+
+/// What a stream sends: the node's newest configuration, whenever it is another.
+struct Outgoing {
+    config: watch::Receiver<Option<Arc<pb::NodeConfig>>>,
+    replaced: CancellationToken,
+    shutdown: CancellationToken,
+    ended: CancellationToken,
+    /// The version sent last; versions begin at 1.
+    sent: u64,
+    /// The stream is dropped when the connection breaks; then the reader of reports ends too.
+    _ends: DropGuard,
+}
+
+impl Outgoing {
+    async fn next(&mut self) -> Option<Result<pb::NodeConfig, Status>> {
+        loop {
+            let newest = self.config.borrow_and_update().clone();
+            if let Some(config) = newest.filter(|config| config.version != self.sent) {
+                self.sent = config.version;
+                return Some(Ok(config.as_ref().clone()));
+            }
+            tokio::select! {
+                biased;
+                () = self.replaced.cancelled() => return Some(Err(Status::aborted(
+                    "another stream of this node took over; is its speaker running twice?",
+                ))),
+                () = self.shutdown.cancelled() => {
+                    return Some(Err(Status::unavailable("the controller is stopping")));
+                }
+                () = self.ended.cancelled() => return None,
+                changed = self.config.changed() => changed.ok()?,
+            }
+        }
+    }
+}
+
+/// Says that the stream is closed when it is dropped.
+struct Closing {
+    registry: Arc<Registry>,
+    node: String,
+    id: u64,
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.registry.closed(&self.node, self.id);
+        info!(node = self.node, "speaker disconnected");
+    }
+}
+
+/// Takes in what the speaker says until it stops or its stream is closed.
+async fn read_reports(
+    mut reports: Streaming<pb::NodeReport>,
+    closing: Closing,
+    ended: CancellationToken,
+) {
+    loop {
+        let report = tokio::select! {
+            () = ended.cancelled() => return,
+            report = reports.message() => report,
+        };
+        let Ok(Some(report)) = report else {
+            ended.cancel();
+            return;
+        };
+        if report.node != closing.node {
+            warn!(
+                node = closing.node,
+                other = report.node,
+                "a speaker reports for another node"
+            );
+            ended.cancel();
+            return;
+        }
+        if !report.refused.is_empty() {
+            warn!(
+                node = closing.node,
+                reason = report.refused,
+                "speaker refuses its configuration"
+            );
+        }
+        closing.registry.report(&closing.node, closing.id, report);
+    }
+}
