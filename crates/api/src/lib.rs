@@ -11,7 +11,10 @@
 //! - `mistake`: what is told to the user.
 
 mod advertisement;
+mod check;
+mod decode;
 mod fabric;
+mod hints;
 mod mistake;
 mod names;
 mod node;
@@ -20,6 +23,7 @@ mod peer;
 mod policy;
 mod pool;
 mod resources;
+mod tree;
 mod values;
 
 pub use advertisement::{AdvertisementSpec, NodeSubnets};

@@ -1,8 +1,15 @@
 //! Files → resources, or every mistake in them. Pure: the caller has read the files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Mistake, Resources};
+use serde::de::DeserializeOwned;
+
+use crate::decode::{Fault, decode};
+use crate::tree::{self, Node, Step, Value};
+use crate::{
+    API_VERSION, AdvertisementSpec, FabricSpec, Metadata, Mistake, NodeSpec, PeerSpec, PoolSpec,
+    Resource, Resources, RoutePolicySpec, check, hints,
+};
 
 /// A file as read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,88 +29,279 @@ pub struct Parsed {
     pub warnings: Vec<Mistake>,
 }
 
-/// Reads all files together.
+/// Reads all files together. The order of files and documents does not matter.
 ///
 /// # Errors
 ///
 /// Every mistake of every file, in the order of files and lines. Nothing is half accepted: with one
 /// mistake there are no resources.
 pub fn parse(files: &[SourceFile]) -> Result<Parsed, Vec<Mistake>> {
-    let mut mistakes = Vec::new();
     let mut loaded = Loaded::default();
     for file in files {
-        loaded.read(file, &mut mistakes);
+        loaded.read(file);
     }
-    let fabric = match loaded.fabric {
-        Some(fabric) if mistakes.is_empty() => fabric,
-        _ => {
-            mistakes.push(Mistake {
-                message: "no Fabric; exactly one document of kind Fabric is needed".into(),
-                ..Mistake::default()
-            });
-            return Err(mistakes);
-        }
+    let mut warnings = Vec::new();
+    check::all(&mut loaded, &mut warnings);
+    let place = |mistake: &Mistake| {
+        let file = files.iter().position(|file| file.name == mistake.file);
+        (file, mistake.line)
     };
-    Ok(Parsed {
-        resources: Resources {
-            fabric,
-            pools: loaded.pools,
-            nodes: loaded.nodes,
-            peers: loaded.peers,
-            policies: loaded.policies,
-            advertisements: loaded.advertisements,
-        },
-        warnings: Vec::new(),
-    })
+    warnings.sort_by_key(place);
+    loaded.mistakes.sort_by_key(place);
+    match loaded.fabrics.pop() {
+        Some(fabric) if loaded.mistakes.is_empty() => Ok(Parsed {
+            resources: Resources {
+                fabric: fabric.resource,
+                pools: by_name(loaded.pools),
+                nodes: by_name(loaded.nodes),
+                peers: by_name(loaded.peers),
+                policies: by_name(loaded.policies),
+                advertisements: by_name(loaded.advertisements),
+            },
+            warnings,
+        }),
+        _ => Err(loaded.mistakes),
+    }
 }
 
+fn by_name<S>(items: Vec<Item<S>>) -> BTreeMap<String, Resource<S>> {
+    items
+        .into_iter()
+        .map(|item| (item.resource.metadata.name.clone(), item.resource))
+        .collect()
+}
+
+/// What the files hold, as far as it could be read, in their order.
 #[derive(Default)]
-struct Loaded {
-    fabric: Option<crate::Fabric>,
-    pools: BTreeMap<String, crate::Pool>,
-    nodes: BTreeMap<String, crate::Node>,
-    peers: BTreeMap<String, crate::Peer>,
-    policies: BTreeMap<String, crate::RoutePolicy>,
-    advertisements: BTreeMap<String, crate::Advertisement>,
+pub(crate) struct Loaded {
+    pub(crate) fabrics: Vec<Item<FabricSpec>>,
+    pub(crate) pools: Vec<Item<PoolSpec>>,
+    pub(crate) nodes: Vec<Item<NodeSpec>>,
+    pub(crate) peers: Vec<Item<PeerSpec>>,
+    pub(crate) policies: Vec<Item<RoutePolicySpec>>,
+    pub(crate) advertisements: Vec<Item<AdvertisementSpec>>,
+    /// Kind and name of every document that says them, right or wrong in the rest.
+    pub(crate) named: BTreeSet<(String, String)>,
+    /// Whether something could not even be named, so that nothing can be called missing.
+    pub(crate) unnamed: bool,
+    pub(crate) mistakes: Vec<Mistake>,
 }
 
-#[derive(serde::Deserialize)]
-#[serde(tag = "kind")]
-enum Document {
-    Fabric(crate::Fabric),
-    Pool(crate::Pool),
-    Node(crate::Node),
-    Peer(crate::Peer),
-    RoutePolicy(crate::RoutePolicy),
-    Advertisement(crate::Advertisement),
+/// A resource and where it was written.
+pub(crate) struct Item<S> {
+    pub(crate) resource: Resource<S>,
+    pub(crate) document: Document,
 }
+
+impl<S> Item<S> {
+    pub(crate) fn name(&self) -> &str {
+        &self.resource.metadata.name
+    }
+
+    pub(crate) fn spec(&self) -> &S {
+        &self.resource.spec
+    }
+}
+
+/// Where a resource was written.
+pub(crate) struct Document {
+    pub(crate) file: String,
+    pub(crate) number: usize,
+    /// ``Peer `tor` ``, as far as it is known.
+    pub(crate) resource: String,
+    pub(crate) root: Node,
+}
+
+impl Document {
+    /// `file:line` of its beginning.
+    pub(crate) fn place(&self) -> String {
+        format!("{}:{}", self.file, self.root.line)
+    }
+
+    /// Whether the user wrote something there.
+    pub(crate) fn has(&self, field: &str) -> bool {
+        self.root.at(&steps(field)).is_some()
+    }
+
+    /// A mistake in a field of this document, written `spec.rules[2].match`. The line is that of
+    /// the field, or of the nearest thing around it that was written.
+    pub(crate) fn mistake(&self, field: &str, message: impl Into<String>) -> Mistake {
+        let path = steps(field);
+        let nearest = (0..=path.len())
+            .rev()
+            .find_map(|length| self.root.at(&path[..length]));
+        Mistake {
+            file: self.file.clone(),
+            line: nearest.map_or(self.root.line, |node| node.line),
+            document: self.number,
+            resource: self.resource.clone(),
+            field: field.to_owned(),
+            message: message.into(),
+        }
+    }
+
+    fn fault(&self, fault: Fault) -> Mistake {
+        Mistake {
+            file: self.file.clone(),
+            line: fault.line,
+            document: self.number,
+            resource: self.resource.clone(),
+            field: tree::show(&fault.path),
+            message: fault.message,
+        }
+    }
+}
+
+/// Reads what `tree::show` writes, except keys in quotes, which no check names.
+fn steps(field: &str) -> Vec<Step> {
+    let parts = field.split(['.', '[']).filter(|part| !part.is_empty());
+    parts
+        .map(
+            |part| match part.strip_suffix(']').and_then(|index| index.parse().ok()) {
+                Some(index) => Step::Index(index),
+                None => Step::Key(part.to_owned()),
+            },
+        )
+        .collect()
+}
+
+const KINDS: [&str; 6] = [
+    "Fabric",
+    "Pool",
+    "Node",
+    "Peer",
+    "RoutePolicy",
+    "Advertisement",
+];
 
 impl Loaded {
-    fn read(&mut self, file: &SourceFile, mistakes: &mut Vec<Mistake>) {
-        let documents: Vec<Document> = match serde_saphyr::from_multiple(&file.text) {
-            Ok(documents) => documents,
-            Err(error) => {
-                mistakes.push(Mistake {
-                    file: file.name.clone(),
-                    message: error.to_string(),
-                    ..Mistake::default()
-                });
-                return;
-            }
-        };
-        for document in documents {
+    fn read(&mut self, file: &SourceFile) {
+        for (number, document) in tree::documents(&file.text) {
             match document {
-                Document::Fabric(it) => self.fabric = Some(it),
-                Document::Pool(it) => drop(self.pools.insert(it.metadata.name.clone(), it)),
-                Document::Node(it) => drop(self.nodes.insert(it.metadata.name.clone(), it)),
-                Document::Peer(it) => drop(self.peers.insert(it.metadata.name.clone(), it)),
-                Document::RoutePolicy(it) => {
-                    drop(self.policies.insert(it.metadata.name.clone(), it));
-                }
-                Document::Advertisement(it) => {
-                    drop(self.advertisements.insert(it.metadata.name.clone(), it));
+                Ok(root) => self.document(Document {
+                    file: file.name.clone(),
+                    number,
+                    resource: String::new(),
+                    root,
+                }),
+                Err(unreadable) => {
+                    self.unnamed = true;
+                    self.mistakes.push(Mistake {
+                        file: file.name.clone(),
+                        line: unreadable.line,
+                        document: number,
+                        message: unreadable.message,
+                        ..Mistake::default()
+                    });
                 }
             }
         }
     }
+
+    fn document(&mut self, mut document: Document) {
+        let Value::Map(entries) = &document.root.value else {
+            self.unnamed = true;
+            let message = format!(
+                "found {}; allowed: a resource with the fields apiVersion, kind, metadata, spec",
+                document.root.describe()
+            );
+            self.mistakes.push(document.mistake("", message));
+            return;
+        };
+        let keys: Vec<String> = entries.iter().map(|(key, _)| key.clone()).collect();
+        let text = |path: &[&str]| {
+            let path: Vec<Step> = path
+                .iter()
+                .map(|key| Step::Key((*key).to_owned()))
+                .collect();
+            match document.root.at(&path).map(|node| &node.value) {
+                Some(Value::Text(text)) => Some(text.clone()),
+                _ => None,
+            }
+        };
+        let kind = text(&["kind"]);
+        let name = text(&["metadata", "name"]);
+        let known = kind.clone().filter(|kind| KINDS.contains(&kind.as_str()));
+        document.resource = match (&known, &name) {
+            (Some(kind), Some(name)) => format!("{kind} `{name}`"),
+            (Some(kind), None) => kind.clone(),
+            (None, _) => String::new(),
+        };
+        match (&known, name) {
+            (Some(kind), Some(name)) => drop(self.named.insert((kind.clone(), name))),
+            _ => self.unnamed = true,
+        }
+
+        let fields = ["apiVersion", "kind", "metadata", "spec"];
+        for key in keys.iter().filter(|key| !fields.contains(&key.as_str())) {
+            let (message, _) = hints::unknown_field("Document", key, &fields);
+            self.mistakes.push(document.mistake(key, message));
+        }
+        let allowed = format!("`apiVersion: {API_VERSION}`");
+        match document.root.get("apiVersion") {
+            Some(node) if matches!(&node.value, Value::Text(text) if text == API_VERSION) => {}
+            Some(node) => {
+                let message = format!("found {}; allowed: `{API_VERSION}`", node.describe());
+                self.mistakes.push(document.mistake("apiVersion", message));
+            }
+            None => self
+                .mistakes
+                .push(document.mistake("apiVersion", format!("is missing; write {allowed}"))),
+        }
+        match (known, document.root.get("kind")) {
+            (Some(kind), _) => self.of_kind(&kind, document),
+            (None, Some(node)) => {
+                let message = hints::unknown_variant("Document", &node.describe(), &KINDS);
+                self.mistakes.push(document.mistake("kind", message));
+            }
+            (None, None) => {
+                let message = format!("is missing; it is required: one of {}", KINDS.join(", "));
+                self.mistakes.push(document.mistake("kind", message));
+            }
+        }
+    }
+
+    fn of_kind(&mut self, kind: &str, document: Document) {
+        match kind {
+            "Fabric" => keep(&mut self.fabrics, document, &mut self.mistakes),
+            "Pool" => keep(&mut self.pools, document, &mut self.mistakes),
+            "Node" => keep(&mut self.nodes, document, &mut self.mistakes),
+            "Peer" => keep(&mut self.peers, document, &mut self.mistakes),
+            "RoutePolicy" => keep(&mut self.policies, document, &mut self.mistakes),
+            _ => keep(&mut self.advertisements, document, &mut self.mistakes),
+        }
+    }
+}
+
+fn keep<S: DeserializeOwned>(
+    items: &mut Vec<Item<S>>,
+    document: Document,
+    mistakes: &mut Vec<Mistake>,
+) {
+    let metadata = part::<Metadata>(&document, "metadata", mistakes);
+    let spec = part::<S>(&document, "spec", mistakes);
+    if let (Some(metadata), Some(spec)) = (metadata, spec) {
+        items.push(Item {
+            resource: Resource { metadata, spec },
+            document,
+        });
+    }
+}
+
+fn part<T: DeserializeOwned>(
+    document: &Document,
+    key: &str,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<T> {
+    let Some(node) = document.root.get(key) else {
+        let message = match key {
+            "metadata" => "is missing; write `metadata: {name: …}`",
+            _ => "is missing; it is required",
+        };
+        mistakes.push(document.mistake(key, message));
+        return None;
+    };
+    let (value, faults) = decode(node, &[Step::Key(key.to_owned())]);
+    mistakes.extend(faults.into_iter().map(|fault| document.fault(fault)));
+    value
 }

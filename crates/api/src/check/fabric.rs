@@ -1,0 +1,214 @@
+//! Fabric: exactly one, and what it says fits the nodes.
+
+use super::{Findings, several, timers};
+use crate::parse::{Item, Loaded};
+use crate::{AsnSource, FabricSpec, Mistake, TimersSpec, Topology};
+
+/// Numbers in use by others, from `/etc/iproute2/rt_protos` and the kernel's headers.
+const PROTOCOLS: [(u8, &str); 16] = [
+    (8, "gated"),
+    (9, "the kernel (router advertisements)"),
+    (10, "mrt"),
+    (11, "zebra"),
+    (12, "BIRD"),
+    (13, "dnrouted"),
+    (14, "xorp"),
+    (15, "ntk"),
+    (16, "DHCP clients"),
+    (17, "mrouted"),
+    (18, "keepalived"),
+    (42, "babeld"),
+    (186, "FRR's bgpd"),
+    (187, "FRR's isisd"),
+    (188, "FRR's ospfd"),
+    (192, "FRR's eigrpd"),
+];
+
+pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
+    let named = loaded.named.iter().any(|(kind, _)| kind == "Fabric");
+    if loaded.fabrics.is_empty() && !named && !loaded.unnamed {
+        findings.mistakes.push(Mistake {
+            message: "no Fabric; exactly one document of kind Fabric is needed, at least \
+                      `spec: {asn: {value: 64512}}`"
+                .into(),
+            ..Mistake::default()
+        });
+    }
+    let [first, others @ ..] = loaded.fabrics.as_slice() else {
+        return;
+    };
+    for other in others {
+        findings.mistake(
+            &other.document,
+            "",
+            format!(
+                "there is a Fabric already, {} at {}; exactly one is needed: remove one of them",
+                first.document.resource,
+                first.document.place()
+            ),
+        );
+    }
+    numbers(first, loaded, findings);
+    kernel(first, findings);
+    timers(
+        &first.document,
+        first.spec().timers,
+        TimersSpec::default(),
+        findings,
+    );
+    if first.spec().topology == Topology::Mesh {
+        mesh(first, loaded, findings);
+    }
+}
+
+fn kernel(fabric: &Item<FabricSpec>, findings: &mut Findings<'_>) {
+    let kernel = fabric.spec().kernel;
+    let protocol = kernel.protocol.get();
+    if let Some((_, owner)) = PROTOCOLS.iter().find(|(number, _)| *number == protocol) {
+        findings.mistake(
+            &fabric.document,
+            "spec.kernel.protocol",
+            format!(
+                "found {protocol}, the number of {owner}, whose routes would be taken for ours and \
+                 removed; allowed: a number of our own, such as 149"
+            ),
+        );
+    }
+    if kernel.table.get() == 255 {
+        findings.mistake(
+            &fabric.document,
+            "spec.kernel.table",
+            "found 255, the kernel's table of local addresses; allowed: 254 (main) or another table",
+        );
+    }
+}
+
+/// Every node has an AS number, and numbers are where they belong.
+fn numbers(fabric: &Item<FabricSpec>, loaded: &Loaded, findings: &mut Findings<'_>) {
+    let place = fabric.document.place();
+    match &fabric.spec().asn {
+        AsnSource::Value(_) => {}
+        AsnSource::PerNode(per_node) => {
+            let range = per_node.range;
+            let nodes = loaded.nodes.len() as u64;
+            if nodes > range.size() {
+                findings.mistake(
+                    &fabric.document,
+                    "spec.asn.perNode.range",
+                    format!(
+                        "{range} holds {} AS numbers, but there are {nodes} nodes",
+                        range.size()
+                    ),
+                );
+            }
+            for node in &loaded.nodes {
+                let Some(asn) = node.spec().asn.filter(|asn| !range.contains(asn.get())) else {
+                    continue;
+                };
+                findings.mistake(
+                    &node.document,
+                    "spec.asn",
+                    format!(
+                        "found {asn}, outside the range {range} of the Fabric ({place}, \
+                         spec.asn.perNode.range); allowed: a number of the range, or leave it out"
+                    ),
+                );
+            }
+        }
+        AsnSource::PerRack(per_rack) => {
+            if per_rack.values.is_empty() && per_rack.range.is_none() {
+                findings.mistake(
+                    &fabric.document,
+                    "spec.asn.perRack",
+                    "says no number; allowed: `values: {a: 65101, b: 65102}`, or `range: 65100-65199` to \
+                     have them given out, or both",
+                );
+                return;
+            }
+            for node in loaded.nodes.iter().filter(|node| node.spec().asn.is_none()) {
+                let label = &per_rack.label;
+                let rack = node.resource.metadata.labels.get(label);
+                match rack {
+                    None => findings.warning(
+                        &node.document,
+                        "metadata.labels",
+                        format!(
+                            "there is no label `{label}`, by which the Fabric ({place}, spec.asn.perRack) \
+                             finds the AS number; the node stays without configuration until it has the \
+                             label or says spec.asn"
+                        ),
+                    ),
+                    Some(rack) if per_rack.range.is_none() && !per_rack.values.contains_key(rack) => {
+                        findings.warning(
+                            &node.document,
+                            &format!("metadata.labels.{label}"),
+                            format!(
+                                "found `{rack}`, for which the Fabric ({place}, spec.asn.perRack.values) \
+                                 has no AS number; it lists {}; the node stays without configuration",
+                                several(per_rack.values.keys())
+                            ),
+                        );
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+}
+
+/// A mesh is iBGP, and its generated names are its own.
+fn mesh(fabric: &Item<FabricSpec>, loaded: &Loaded, findings: &mut Findings<'_>) {
+    let AsnSource::Value(asn) = fabric.spec().asn else {
+        findings.mistake(
+            &fabric.document,
+            "spec.topology",
+            "found `Mesh`, which is iBGP and needs one AS number for all nodes; allowed: Mesh with `asn: \
+             {value: 64512}`, or ToR with numbers per rack or per node",
+        );
+        return;
+    };
+    for node in &loaded.nodes {
+        if let Some(own) = node.spec().asn.filter(|own| *own != asn) {
+            findings.mistake(
+                &node.document,
+                "spec.asn",
+                format!(
+                    "found {own}; in the topology Mesh all nodes have the Fabric's AS number {asn}: leave \
+                     it out"
+                ),
+            );
+        }
+    }
+    let generated = "is a name that the topology Mesh gives to what it generates; choose another";
+    for peer in loaded
+        .peers
+        .iter()
+        .filter(|peer| peer.name().starts_with("mesh-"))
+    {
+        findings.mistake(
+            &peer.document,
+            "metadata.name",
+            format!("`{}` {generated}", peer.name()),
+        );
+    }
+    for policy in &loaded.policies {
+        if matches!(policy.name(), "mesh-import" | "mesh-export") {
+            findings.mistake(
+                &policy.document,
+                "metadata.name",
+                format!("`{}` {generated}", policy.name()),
+            );
+        }
+    }
+    for advertisement in loaded
+        .advertisements
+        .iter()
+        .filter(|it| it.name() == "mesh")
+    {
+        findings.mistake(
+            &advertisement.document,
+            "metadata.name",
+            format!("`mesh` {generated}"),
+        );
+    }
+}
