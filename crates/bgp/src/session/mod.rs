@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::codec::STANDARD_MESSAGE;
 use crate::config::PeerConfig;
 use crate::message::{Cease, Message, Notification, Open, RefreshKind};
 use crate::types::{ConnId, Family, PeerId, RouterId};
@@ -303,7 +304,7 @@ impl Session {
             .flatten()
             .find(|fsm| fsm.conn == Some(conn));
         let negotiated = fsm.and_then(|fsm| fsm.negotiated.as_ref());
-        negotiated.map_or(negotiate::STANDARD_MESSAGE, |agreed| agreed.max_message)
+        negotiated.map_or(STANDARD_MESSAGE, |agreed| agreed.max_message)
     }
 
     /// Timers that are due. Events 9 to 11, 13 and 29.

@@ -4,16 +4,11 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::codec::{EXTENDED_MESSAGE, STANDARD_MESSAGE};
 use crate::message::{Capabilities, Notification, Open, OpenError};
 use crate::types::{Asn, Family, RouterId};
 
 use super::Settings;
-
-/// The longest message, in octets. RFC 4271 §4.1.
-pub(super) const STANDARD_MESSAGE: u16 = 4096;
-
-/// The longest message when both sides can do extended messages. RFC 8654 §4.
-const EXTENDED_MESSAGE: u16 = 65535;
 
 /// What both sides of an Established session have agreed on.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! What the tests of a session share. `table`: the state machine of one connection, every event in
 //! every state; `open`: what two OPENs agree on; `session`: one session from start to end;
-//! `collision`: two connections at once.
+//! `collision`: two connections at once; `anything`: calls in any order.
 
+mod anything;
 mod collision;
 mod open;
 mod session;
