@@ -2,8 +2,8 @@
 //! route; this file names each of its steps.
 
 mod io;
+mod links;
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -13,6 +13,7 @@ pub use self::io::{
     Command, CommandError, FibChange, Input, LocalAddresses, NextHopSet, NextHopState, Output,
     RouteChange,
 };
+use self::links::{Links, Next};
 use crate::config::{Config, ConfigError};
 use crate::query::{
     Cursor, EngineStatus, Explanation, PeerStatus, QueryError, RoutePage, RouteQuery,
@@ -26,9 +27,8 @@ use crate::types::{ConnId, PeerId, Prefix};
 /// what is left over is done in `handle_timeout`, for which `poll_timeout` then gives a time that
 /// has come.
 pub struct Engine {
-    seed: u64,
     config: Option<Config>,
-    outputs: VecDeque<Output>,
+    links: Links,
     watched: bool,
 }
 
@@ -39,9 +39,8 @@ impl Engine {
     /// inputs do the same.
     pub fn new(seed: u64) -> Engine {
         Engine {
-            seed,
             config: None,
-            outputs: VecDeque::new(),
+            links: Links::new(seed),
             watched: false,
         }
     }
@@ -53,43 +52,71 @@ impl Engine {
     /// # Errors
     ///
     /// What is wrong in `config`; then everything stays as it was.
-    pub fn configure(&mut self, _now: Instant, config: Config) -> Result<(), ConfigError> {
+    pub fn configure(&mut self, now: Instant, config: Config) -> Result<(), ConfigError> {
         config.check()?;
+        self.links.configure(now, &config);
+        self.follow_sessions();
         self.config = Some(config);
         Ok(())
     }
 
     /// Something happened outside.
-    pub fn handle(&mut self, _now: Instant, input: Input) {
-        if let Input::Accepted { conn, .. } = input {
-            self.outputs.push_back(Output::Close { conn });
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Accepted {
+                conn,
+                local,
+                remote,
+            } => self.links.accepted(now, conn, local, remote),
+            Input::Connected { conn, local, .. } => self.links.connected(now, conn, local),
+            Input::ConnectFailed { conn, error } => self.links.closed(now, conn, Some(error)),
+            Input::Closed { conn, error } => self.links.closed(now, conn, error),
+            Input::NextHop { .. } => {}
         }
+        self.follow_sessions();
     }
 
     /// Bytes came from the other side. Takes the whole messages from the front of `data` and
     /// leaves what is not whole yet; give at most 256 KiB at a time. Unknown connections' bytes are
     /// thrown away.
-    pub fn receive(&mut self, _now: Instant, _conn: ConnId, data: &mut BytesMut) {
-        data.clear();
+    pub fn receive(&mut self, now: Instant, conn: ConnId, data: &mut BytesMut) {
+        loop {
+            let next = self.links.next(now, conn, data);
+            self.follow_sessions();
+            match next {
+                Next::Done => return,
+                Next::Session | Next::Update { .. } | Next::Refresh { .. } => {}
+            }
+        }
+    }
+
+    /// Sessions that came up or went down since the last look.
+    fn follow_sessions(&mut self) {
+        while self.links.poll_event().is_some() {}
     }
 
     /// Time passed: runs what is due, and a piece of the work put off.
-    pub fn handle_timeout(&mut self, _now: Instant) {}
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.links.handle_timeout(now);
+        self.follow_sessions();
+    }
 
     /// When `handle_timeout` is to be called; a time in the past means at once (after reading what
     /// there is to read); `None`: never.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        self.links.poll_timeout()
     }
 
     /// The next thing to be done outside; `None` when there is nothing now.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.links.poll_output()
     }
 
     /// Appends up to about 64 KiB of whole messages for the connection to `buf`. False: there is
     /// nothing more now, and [`Output::Send`] will tell when there is.
-    pub fn poll_send(&mut self, _now: Instant, _conn: ConnId, _buf: &mut BytesMut) -> bool {
+    pub fn poll_send(&mut self, _now: Instant, conn: ConnId, buf: &mut BytesMut) -> bool {
+        self.links.poll_control(conn, buf);
+        self.links.nothing_more(conn);
         false
     }
 
@@ -102,25 +129,21 @@ impl Engine {
     /// # Errors
     ///
     /// See [`CommandError`]; nothing was done then.
-    pub fn command(&mut self, _now: Instant, command: Command) -> Result<String, CommandError> {
-        let (Command::Reset { peer, .. }
-        | Command::SoftReset { peer }
-        | Command::Shutdown { peer, .. }
-        | Command::Enable { peer }) = command;
-        Err(CommandError::NoPeer {
-            peer,
-            known: String::new(),
-        })
+    pub fn command(&mut self, now: Instant, command: Command) -> Result<String, CommandError> {
+        let (_, answer) = self.links.command(now, &command)?;
+        self.follow_sessions();
+        Ok(answer)
     }
 
     /// Every peer, in the order of the configuration.
     pub fn peers(&self, _now: Instant) -> Vec<PeerStatus> {
-        Vec::new()
+        let ids = self.links.ids().iter();
+        ids.filter_map(|id| self.links.status(*id)).collect()
     }
 
     /// One peer; `None` once it is configured no longer.
-    pub fn peer(&self, _now: Instant, _peer: PeerId) -> Option<PeerStatus> {
-        None
+    pub fn peer(&self, _now: Instant, peer: PeerId) -> Option<PeerStatus> {
+        self.links.status(peer)
     }
 
     /// Up to about `limit` routes, in order of prefix, IPv4 first, behind `after`.
@@ -157,7 +180,8 @@ impl Engine {
     /// The engine as a whole.
     pub fn status(&self) -> EngineStatus {
         EngineStatus {
-            attribute_sets: self.seed.min(0),
+            speaker: self.config.as_ref().map(|own| (own.asn, own.router_id)),
+            established: self.links.established(),
             ..EngineStatus::default()
         }
     }

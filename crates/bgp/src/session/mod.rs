@@ -15,13 +15,13 @@ mod timers;
 #[cfg(test)]
 mod tests;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::codec::STANDARD_MESSAGE;
 use crate::config::PeerConfig;
-use crate::message::{Cease, Message, Notification, Open, RefreshKind};
+use crate::message::{Capabilities, Cease, Message, Notification, Open, RefreshKind};
 use crate::types::{ConnId, Family, PeerId, RouterId};
 
 use collision::Survivor;
@@ -58,7 +58,7 @@ pub enum Action {
         /// The connection.
         conn: ConnId,
         /// What was agreed.
-        negotiated: Negotiated,
+        negotiated: Box<Negotiated>,
     },
     /// The session is no longer Established. Comes once for each [`Action::Up`].
     Down {
@@ -348,6 +348,18 @@ impl Session {
     /// What an Established session agreed on.
     pub fn negotiated(&self) -> Option<&Negotiated> {
         self.conn().and(self.main.negotiated.as_deref())
+    }
+
+    /// Time between KEEPALIVEs in an Established session, before jitter; `None`: there are none.
+    pub fn keepalive_time(&self) -> Option<Duration> {
+        let hold_time = self.negotiated()?.hold_time?;
+        let configured = self.cx.settings.keepalive;
+        Some(negotiate::keepalive_time(configured, hold_time))
+    }
+
+    /// What our OPEN says we can do.
+    pub fn our_capabilities(&self) -> Capabilities {
+        negotiate::our_open(&self.cx.settings).capabilities
     }
 
     /// Administratively down, with the text the peer was sent.
