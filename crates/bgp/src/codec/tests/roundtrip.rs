@@ -125,7 +125,7 @@ fn any_routes() -> impl Strategy<Value = (Family, Vec<Prefix>, NextHop, Attribut
     prop_oneof![Just(Family::Ipv4), Just(Family::Ipv6)].prop_flat_map(|family| {
         (
             Just(family),
-            vec(any_prefix(family), 0..1500),
+            vec(any_prefix(family), 0..700),
             any_next_hop(family),
             any_attributes(),
         )
@@ -177,6 +177,54 @@ proptest! {
             prop_assert_eq!(decoded.attributes, expected);
         }
         prop_assert_eq!(came_back, prefixes);
+    }
+
+    /// We pack and unpack prefixes ourselves: another reader must find the same ones.
+    #[test]
+    fn the_library_finds_the_same_prefixes_in_what_we_send(
+        (family, prefixes, next_hop, attributes) in any_routes(),
+        withdraw: bool,
+    ) {
+        let mut block = Vec::new();
+        // It would judge attributes that we hand on unread.
+        let attributes = Attributes { unknown: vec![], ..attributes };
+        encode_block(&attributes, true, &mut block);
+        let mut out = BytesMut::new();
+        let mut builder = if withdraw {
+            UpdateBuilder::withdraw(family, STANDARD_MESSAGE, &mut out)
+        } else {
+            UpdateBuilder::announce(&block, next_hop, family, STANDARD_MESSAGE, &mut out).unwrap()
+        };
+        prefixes.iter().for_each(|prefix| builder.push(*prefix));
+        drop(builder);
+
+        let mut found = Vec::new();
+        for message in messages(out, STANDARD_MESSAGE) {
+            let Message::Update(mut body) = message else { panic!("not an UPDATE") };
+            let length = body.len();
+            let update = rustbgpd_wire::UpdateMessage::decode(&mut body, length).unwrap();
+            let parsed = update.parse(true, false, &[]).unwrap();
+            let (in_body, empty) = match withdraw {
+                true => (parsed.withdrawn, parsed.announced),
+                false => (parsed.announced, parsed.withdrawn),
+            };
+            prop_assert!(empty.is_empty());
+            found.extend(in_body.iter().map(|entry| {
+                Prefix::from(Prefix4::new(entry.prefix.addr, entry.prefix.len))
+            }));
+            for attribute in &parsed.attributes {
+                let list = match attribute {
+                    rustbgpd_wire::PathAttribute::MpReachNlri(reach) => &reach.announced,
+                    rustbgpd_wire::PathAttribute::MpUnreachNlri(unreach) => &unreach.withdrawn,
+                    _ => continue,
+                };
+                found.extend(list.iter().map(|entry| match entry.prefix {
+                    rustbgpd_wire::Prefix::V4(p) => Prefix::V4(Prefix4::new(p.addr, p.len)),
+                    rustbgpd_wire::Prefix::V6(p) => Prefix::V6(Prefix6::new(p.addr, p.len)),
+                }));
+            }
+        }
+        prop_assert_eq!(found, prefixes);
     }
 
     #[test]
