@@ -78,8 +78,10 @@ pub(crate) struct Status {
     pub(crate) connected: bool,
     /// Why the newest configuration is not in force; `None` when it is.
     pub(crate) refused: Option<String>,
-    /// Why the configuration in force could not be kept on disk, or what is wrong with the source.
-    pub(crate) problem: Option<String>,
+    /// What is wrong with the copy on disk.
+    pub(crate) copy: Option<String>,
+    /// Why there is no controller.
+    pub(crate) source: Option<String>,
 }
 
 /// The loop's end.
@@ -168,7 +170,7 @@ impl Sink {
             Err(problem) => {
                 tracing::error!("{problem}; going on without it");
                 self.status
-                    .send_modify(|status| status.problem = Some(problem));
+                    .send_modify(|status| status.copy = Some(problem));
             }
         }
     }
@@ -201,13 +203,13 @@ impl Sink {
         }
         match answered.await {
             Ok(Ok(())) => {
-                let problem = (source != Source::Disk)
+                let copy = (source != Source::Disk)
                     .then(|| self.keep(&config))
                     .flatten();
                 self.last = Some(config);
                 self.status.send_modify(|status| {
                     status.refused = None;
-                    status.problem = problem;
+                    status.copy = copy;
                 });
             }
             Ok(Err(reason)) => self.refuse(reason),
@@ -227,20 +229,13 @@ impl Sink {
         });
     }
 
-    fn connected(&self, connected: bool) {
+    /// The controller's stream is open, or why it is not; what is in force stays.
+    fn connected(&self, connected: Result<(), String>) {
         self.status.send_if_modified(|status| {
-            let changed = status.connected != connected;
-            status.connected = connected;
-            changed
-        });
-    }
-
-    /// Something is wrong with the source; what is in force stays.
-    fn problem(&self, problem: Option<String>) {
-        self.status.send_if_modified(|status| {
-            let changed = status.problem != problem;
-            status.problem = problem;
-            changed
+            let before = status.clone();
+            status.connected = connected.is_ok();
+            status.source = connected.err();
+            *status != before
         });
     }
 

@@ -128,12 +128,22 @@ pub(crate) fn problems(daemon: &Daemon) -> Vec<pb::Problem> {
         .problems()
         .map(|at| problem("CannotListen", &at.message));
     let kernel = kernel.map(|at| problem(at.reason, &at.message));
+    let copy = daemon
+        .desired
+        .copy
+        .iter()
+        .map(|text| problem("ConfigurationCopy", text));
     let source = daemon
         .desired
-        .problem
+        .source
         .iter()
-        .map(|text| problem("ConfigurationSource", text));
-    refused.chain(listen).chain(kernel).chain(source).collect()
+        .map(|text| problem("NoController", text));
+    refused
+        .chain(listen)
+        .chain(kernel)
+        .chain(copy)
+        .chain(source)
+        .collect()
 }
 
 fn session(peer: &PeerStatus) -> pb::SessionReport {

@@ -150,10 +150,9 @@ pub(super) async fn run(
     let mut pauses = Pauses::default();
     loop {
         let Err(error) = stream(&address, &mut sink, reports.clone(), &admin, &mut pauses).await;
-        sink.connected(false);
         let pause = pauses.next(rand::rng().random_range(0.5..1.0));
         tracing::warn!(%error, retry_ms = pause.as_millis(), "no configuration stream");
-        sink.problem(Some(format!(
+        sink.connected(Err(format!(
             "no controller: {error}; forwarding goes on as it is"
         )));
         tokio::time::sleep(pause).await;
@@ -179,8 +178,7 @@ async fn stream(
         .map_err(|status| StreamError::Refused(words(&status)))?
         .into_inner();
     tracing::info!("connected to the controller");
-    sink.connected(true);
-    sink.problem(None);
+    sink.connected(Ok(()));
     // Ends with this function.
     let _tunnel = tunnel::Tunnel::open(channel, node, admin.clone());
     loop {
