@@ -540,7 +540,7 @@ impl Links {
                             peer,
                             conn,
                             local,
-                            negotiated,
+                            negotiated: Box::new(negotiated),
                         });
                     }
                 }

@@ -196,7 +196,7 @@ impl Context {
         self.connect_error = None;
         self.actions.push_back(Action::Up {
             conn,
-            negotiated: Box::new(negotiated.clone()),
+            negotiated: negotiated.clone(),
         });
     }
 

@@ -14,6 +14,7 @@
 //! - A NOTIFICATION is never answered with another.
 //! - A passive session never connects, also not when it has waited for ConnectRetryTime.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::message::{Cease, FsmError, Notification};
@@ -51,6 +52,12 @@ impl State {
             State::OpenConfirm => "OpenConfirm",
             State::Established => "Established",
         }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 

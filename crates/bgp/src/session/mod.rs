@@ -58,7 +58,7 @@ pub enum Action {
         /// The connection.
         conn: ConnId,
         /// What was agreed.
-        negotiated: Box<Negotiated>,
+        negotiated: Negotiated,
     },
     /// The session is no longer Established. Comes once for each [`Action::Up`].
     Down {
