@@ -25,9 +25,12 @@ use crate::types::{Asn, Community, ExtendedCommunity, LargeCommunity, RouterId};
 pub struct Decoded {
     /// What they say.
     pub attributes: Attributes,
-    /// Those that were dropped. RFC 7606 §2, "attribute discard".
+    /// Those that were dropped, at most [`MOST_FAULTS`]. RFC 7606 §2, "attribute discard".
     pub discarded: Vec<Fault>,
 }
+
+/// How many discarded attributes of one UPDATE are told: a hostile one may have twenty thousand.
+pub const MOST_FAULTS: usize = 8;
 
 /// Decodes [`Announced::attributes`](super::Announced::attributes).
 ///
@@ -126,7 +129,9 @@ pub(super) fn decode_block_of(
         if malformed.disposition > ErrorDisposition::AttributeDiscard {
             return Err(malformed.into());
         }
-        discarded.push(Malformed::from(malformed).fault);
+        if discarded.len() < MOST_FAULTS {
+            discarded.push(Malformed::from(malformed).fault);
+        }
     }
     // The library asks for NEXT_HOP on eBGP only; RFC 4271 §5.1.3 does everywhere, so it is told
     // that every session is one.
@@ -153,6 +158,7 @@ pub(super) fn decode_block_of(
         take(attribute, context, &mut decoded);
     }
     decoded.attributes.canonicalize();
+    decoded.discarded.truncate(MOST_FAULTS);
     Ok(decoded)
 }
 
@@ -295,7 +301,9 @@ fn sort_out<'a>(
             });
         }
         if std::mem::replace(&mut seen[usize::from(raw.kind)], true) {
-            discarded.push(Fault::new(raw.kind, "there twice"));
+            if discarded.len() < MOST_FAULTS {
+                discarded.push(Fault::new(raw.kind, "there twice"));
+            }
         } else if raw.flags & flags::TRANSITIVE != 0 {
             unknown.push(UnknownAttribute {
                 flags: flags::OPTIONAL | flags::TRANSITIVE | flags::PARTIAL,

@@ -27,7 +27,7 @@ use std::fmt;
 use crate::message::Notification;
 use crate::types::Family;
 
-pub use attributes::{Decoded, decode_attributes};
+pub use attributes::{Decoded, MOST_FAULTS, decode_attributes};
 pub use block::{decode_block, encode_block};
 pub use build::{EncodeError, UpdateBuilder, encode_end_of_rib};
 pub use framing::{encode_keepalive, encode_notification, encode_route_refresh, next_message};

@@ -268,8 +268,8 @@ impl Parts {
     }
 }
 
-/// Whether IANA has given `kind` to an attribute that the codec library knows the flags of; such
-/// an attribute with wrong flags costs its routes, not the session (RFC 7606 §3 c).
+/// Whether IANA has given `kind` to an attribute: then it is known whether that is well-known, and
+/// wrong flags cost its routes and not the session (RFC 7606 §3 c).
 fn is_registered(kind: u8) -> bool {
     matches!(kind, 1..=10 | 14..=18 | 22..=26 | 29 | 32..=40 | 128)
 }

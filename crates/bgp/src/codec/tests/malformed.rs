@@ -274,3 +274,18 @@ fn a_fault_behind_a_cut_is_not_mended_by_what_is_put_together() {
     );
     assert_eq!(price(&body, &ebgp()), Routes(4));
 }
+
+#[test]
+fn twenty_thousand_faults_of_one_update_are_told_in_few_words() {
+    for again in [&[0xC0, 99, 0][..], ORIGIN] {
+        let block = [
+            ORIGIN,
+            AS_PATH,
+            NEXT_HOP,
+            &again.repeat(60_000 / again.len()),
+        ]
+        .concat();
+        let decoded = decode_attributes(&block, &ebgp()).unwrap();
+        assert_eq!(decoded.discarded.len(), MOST_FAULTS);
+    }
+}
