@@ -19,7 +19,7 @@ mod wanted;
 use std::collections::BTreeMap;
 
 use api::Resources;
-use bgp::types::Asn;
+use bgp::types::{Asn, RouterId};
 
 pub use config::{KernelConfig, NodeConfig, Purpose, Subnet};
 pub use wanted::{WantedNumber, WantedSubnet, fixed_numbers, wanted_numbers, wanted_subnets};
@@ -66,10 +66,18 @@ impl std::fmt::Display for Problem {
 /// planned has the others; each such case is a [`Problem`].
 pub fn plan(snapshot: &Snapshot) -> Plan {
     let mut plan = Plan::default();
+    let mut identifiers: BTreeMap<RouterId, &String> = BTreeMap::new();
     for node in snapshot.resources.nodes.values() {
         let name = &node.metadata.name;
         let mut problems = Vec::new();
         if let Some(config) = node::config(snapshot, node, &mut problems) {
+            let identifier = config.bgp.router_id;
+            if let Some(other) = identifiers.insert(identifier, name) {
+                problems.push(format!(
+                    "its router id {identifier} is that of node `{other}` too, and sessions between the two \
+                     are refused; say Node spec.routerId"
+                ));
+            }
             plan.configs.insert(name.clone(), config);
         }
         plan.problems

@@ -20,6 +20,9 @@ const IMPORT: &str = "mesh-import";
 const EXPORT: &str = "mesh-export";
 const ADVERTISEMENT: &str = "mesh";
 
+/// The names of what [`policies`] generates.
+pub(crate) const POLICIES: [&str; 2] = [IMPORT, EXPORT];
+
 /// Sessions of `node` with all others, in the order of their names.
 pub(crate) fn peers(
     snapshot: &Snapshot,
@@ -152,7 +155,7 @@ pub(crate) fn policies(snapshot: &Snapshot) -> Vec<Policy> {
             set: Vec::new(),
         }],
     };
-    [IMPORT, EXPORT]
+    POLICIES
         .map(|name| Policy {
             name: name.into(),
             rules: rules.clone(),

@@ -395,11 +395,12 @@ fn policies(snapshot: &Snapshot, peers: &[Planned], asn: Asn) -> Vec<Policy> {
     let mut policies: Vec<Policy> = from_user
         .map(|policy| policy::policy(policy, asn))
         .collect();
-    policies.extend(
-        mesh::policies(snapshot)
-            .into_iter()
-            .filter(|policy| used.contains(&policy.name)),
-    );
+    if used
+        .iter()
+        .any(|name| mesh::POLICIES.contains(&name.as_str()))
+    {
+        policies.extend(mesh::policies(snapshot));
+    }
     policies.sort_by(|a, b| a.name.cmp(&b.name));
     policies
 }

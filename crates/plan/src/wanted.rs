@@ -54,8 +54,7 @@ pub fn wanted_subnets(resources: &Resources) -> Vec<WantedSubnet> {
 }
 
 /// Which AS numbers have to be given out, in a fixed order; none unless the Fabric has a range.
-/// A number that a Node or the Fabric's list says outright must not be given out; `taken` of
-/// [`fixed_numbers`](crate::fixed_numbers) lists them.
+/// Those of [`fixed_numbers`] must not be given out.
 pub fn wanted_numbers(resources: &Resources) -> Vec<WantedNumber> {
     let nodes = resources
         .nodes
