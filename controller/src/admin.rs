@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use crate::identity::{Identity, Trust};
-use crate::reconcile::{View, size_of};
-use crate::registry::{Registry, SpeakerState};
+use crate::reconcile::View;
+use crate::registry::{Registry, SpeakerState, size_of};
 use crate::source::SourceState;
 
 /// The service, on one listener.

@@ -31,7 +31,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Parser;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -117,6 +117,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
              --listen with certificates (bgpctl pki), or say --insecure-allow-remote as well"
         );
     }
+    let mut signals = Signals::new().context("cannot handle signals")?;
     // The lock on the state file comes first: a second controller must not take over the socket.
     let (store, contents) = Store::open(&args.state)?;
     let shutdown = CancellationToken::new();
@@ -175,7 +176,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let watching = tokio::spawn(files.run(confirmed, shutdown.clone()));
     let reconciling = tokio::spawn(reconciler.run(shutdown.clone()));
 
-    let outcome = supervise(&mut tasks, &confirm, &shutdown).await;
+    let outcome = supervise(&mut tasks, &mut signals, &confirm, &shutdown).await;
     shutdown.cancel();
     let stopping = async {
         while tasks.join_next().await.is_some() {}
@@ -190,20 +191,35 @@ async fn run(args: Args) -> anyhow::Result<()> {
     outcome
 }
 
+/// Signals we act on; without this each of them would end the program at once.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reload: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reload: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Returns when the controller is to stop: it was told to, or a listener failed.
 async fn supervise(
     tasks: &mut JoinSet<anyhow::Result<()>>,
+    signals: &mut Signals,
     confirm: &mpsc::Sender<()>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut reload = signal(SignalKind::hangup())?;
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = reload.recv() => {
+            _ = signals.terminate.recv() => return Ok(()),
+            _ = signals.interrupt.recv() => return Ok(()),
+            _ = signals.reload.recv() => {
                 info!("SIGHUP: reading the resources again, removals are meant");
                 let _ = confirm.try_send(()); // full: one is waiting already
             }

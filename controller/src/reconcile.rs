@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::registry::{NEARLY_USED_UP_PERCENT, Registry, SpeakerState};
+use crate::registry::{Registry, SpeakerState, is_nearly_used_up, size_of};
 use crate::source::files::now;
 use crate::source::{Loaded, SourceState};
 use crate::store::{Commit, Contents, Store, StoreError, StoredResources, Version};
@@ -293,8 +293,7 @@ impl Reconciler {
                 let of = lease.node == *node && lease.pool == *pool && !lease.fixed;
                 of && Family::of(*subnet) == *family && lease.state == State::Assigned
             });
-            held.count() == *reported
-                && used.saturating_mul(100) > size.saturating_mul(NEARLY_USED_UP_PERCENT.into())
+            held.count() == *reported && is_nearly_used_up(*used, *size)
         });
         let counts = tallies.into_iter().map(|(key, (held, ..))| (key, held));
         counts.collect()
@@ -376,15 +375,16 @@ impl Reconciler {
                 None => self.contents.versions.remove(&node),
             };
         }
-        for (node, config) in &numbered.configs {
-            self.registry.tell(node, config);
-        }
-        self.registry.forget_others(&numbered.configs);
         self.planned = Some(Planned {
             loaded: Arc::clone(&loaded),
             plan,
         });
-        self.publish(&loaded, problems, numbered.configs);
+        // Operators first: who asks about what a speaker was told finds it.
+        self.publish(&loaded, problems, numbered.configs.clone());
+        for (node, config) in &numbered.configs {
+            self.registry.tell(node, config);
+        }
+        self.registry.forget_others(&numbered.configs);
         Ok(())
     }
 
@@ -574,12 +574,6 @@ fn family_of(family: bgp::types::Family) -> Family {
         bgp::types::Family::Ipv4 => Family::Ipv4,
         bgp::types::Family::Ipv6 => Family::Ipv6,
     }
-}
-
-/// How many addresses a subnet has.
-pub(crate) fn size_of(subnet: IpNetwork) -> u128 {
-    let bits = if subnet.is_ipv4() { 32 } else { 128 } - u32::from(subnet.prefix());
-    1_u128.checked_shl(bits).unwrap_or(u128::MAX)
 }
 
 fn grace(loaded: &Loaded) -> Duration {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 /// A subnet that is used beyond this many percent asks for another one.
-pub(crate) const NEARLY_USED_UP_PERCENT: u64 = 80;
+const NEARLY_USED_UP_PERCENT: u128 = 80;
 
 /// All speakers, by node name.
 #[derive(Default)]
@@ -103,7 +103,8 @@ impl Registry {
         };
         let first = !std::mem::replace(&mut stream.reported, true);
         let nearly = report.subnets.iter().any(|subnet| {
-            subnet.used.saturating_mul(100) > subnet.size.saturating_mul(NEARLY_USED_UP_PERCENT)
+            let prefix = subnet.prefix.parse();
+            prefix.is_ok_and(|prefix| is_nearly_used_up(subnet.used.into(), size_of(prefix)))
         });
         let before = speaker.report.replace(Arc::new(report));
         let changed = before.is_none_or(|before| {
@@ -217,6 +218,17 @@ impl Registry {
         // Every change is complete in itself, so what a panicking holder left behind is sound.
         self.speakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many addresses a subnet has.
+pub(crate) fn size_of(subnet: IpNetwork) -> u128 {
+    let bits = if subnet.is_ipv4() { 32 } else { 128 } - u32::from(subnet.prefix());
+    1_u128.checked_shl(bits).unwrap_or(u128::MAX)
+}
+
+/// Whether so much of so many addresses is used that another subnet is needed.
+pub(crate) fn is_nearly_used_up(used: u128, size: u128) -> bool {
+    used.saturating_mul(100) > size.saturating_mul(NEARLY_USED_UP_PERCENT)
 }
 
 impl Default for Speaker {
