@@ -1,0 +1,113 @@
+//! What a daemon costs, and how far the kernel is.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::table::Family;
+
+/// CPU time and memory of some processes, added up.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cost {
+    /// Seconds in user and system mode.
+    pub(crate) cpu_seconds: f64,
+    /// Peak resident set in bytes.
+    pub(crate) peak_memory: u64,
+    /// Present resident set in bytes.
+    pub(crate) memory: u64,
+}
+
+/// The cost so far of `pids`; processes that are gone count nothing.
+pub(crate) fn cost(pids: &[u32]) -> Cost {
+    let mut total = Cost::default();
+    for pid in pids {
+        // Field 14 and 15 of stat, counted behind the command's closing parenthesis.
+        if let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) {
+            let fields: Vec<&str> = stat
+                .rsplit(')')
+                .next()
+                .unwrap_or_default()
+                .split_whitespace()
+                .collect();
+            let ticks: f64 = [11, 12]
+                .iter()
+                .filter_map(|at| fields.get(*at)?.parse::<f64>().ok())
+                .sum();
+            total.cpu_seconds += ticks / 100.0;
+        }
+        if let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) {
+            total.peak_memory += kilobytes(&status, "VmHWM:") * 1024;
+            total.memory += kilobytes(&status, "VmRSS:") * 1024;
+        }
+    }
+    total
+}
+
+fn kilobytes(status: &str, field: &str) -> u64 {
+    status
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix(field)?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        })
+        .unwrap_or(0)
+}
+
+/// How many routes of `family` the kernel holds in the calling thread's network namespace (the
+/// connected ones of the namespace's own links included).
+///
+/// # Errors
+///
+/// When the kernel's statistics cannot be read.
+pub(crate) fn kernel_routes(family: Family) -> Result<u64> {
+    match family {
+        Family::Ipv4 => {
+            let path = "/proc/thread-self/net/fib_triestat";
+            let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+            // "Prefixes:" once for each table; main and local may be one trie.
+            Ok(text
+                .lines()
+                .filter_map(|line| {
+                    line.trim()
+                        .strip_prefix("Prefixes:")?
+                        .trim()
+                        .parse::<u64>()
+                        .ok()
+                })
+                .max()
+                .unwrap_or(0))
+        }
+        Family::Ipv6 => {
+            // rt6_stats: nodes, route nodes, routes allocated, entries, cache, discarded.
+            let path = "/proc/thread-self/net/rt6_stats";
+            let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+            let entries = text.split_whitespace().nth(3).unwrap_or("0");
+            u64::from_str_radix(entries, 16).with_context(|| format!("{path} is not understood"))
+        }
+    }
+}
+
+/// One line on the machine, for the record.
+pub(crate) fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let memory = fs::read_to_string("/proc/meminfo")
+        .map(|text| kilobytes(&text, "MemTotal:") / 1024 / 1024)
+        .unwrap_or(0);
+    let model = fs::read_to_string("/proc/cpuinfo")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("model name"))?;
+            Some(line.split(':').nth(1)?.trim().to_owned())
+        })
+        .unwrap_or_else(|| "unknown processor".to_owned());
+    let kernel = Command::new("uname")
+        .arg("-r")
+        .output()
+        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        .unwrap_or_default();
+    format!("{cores} cores of {model}, {memory} GiB, Linux {kernel}")
+}
