@@ -1,11 +1,22 @@
-//! The engine: every peer and table of one speaker. See the crate's documentation for the way of a
-//! route; this file names each of its steps.
+//! The engine: every peer and table of one speaker.
+//!
+//! This file is its interface and the order in which things happen; [`peers`] has the sessions'
+//! side (connections, what comes over them), [`configure`] finds what a new configuration changes,
+//! [`queries`] and [`explain`] answer questions. The tables are in [`rib`](crate::rib).
 
+mod configure;
+mod explain;
 mod io;
-mod links;
+mod peers;
+mod queries;
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
@@ -13,12 +24,23 @@ pub use self::io::{
     Command, CommandError, FibChange, Input, LocalAddresses, NextHopSet, NextHopState, Output,
     RouteChange,
 };
-use self::links::{Links, Next};
-use crate::config::{Config, ConfigError};
-use crate::query::{
-    Cursor, EngineStatus, Explanation, PeerStatus, QueryError, RoutePage, RouteQuery,
-};
-use crate::types::{ConnId, PeerId, Prefix};
+use self::peers::{Conn, Peer};
+use crate::codec;
+use crate::config::{Advertisement, Config, Policy};
+use crate::message::Message;
+use crate::rib::Shared;
+use crate::rib::loc::FamilyRib;
+use crate::session::Received;
+use crate::types::{ConnId, Family, PeerId, Prefix, Prefix4, Prefix6};
+
+/// About how many octets [`Engine::poll_send`] gives at once.
+const SEND_AT_ONCE: usize = 64 * 1024;
+
+/// How long a prefix without routes keeps its place in the tables at most: finding out whether
+/// anybody still speaks of it is done for many at once.
+const BURY_AFTER: Duration = Duration::from_secs(5);
+/// How many of them are too many to wait for that.
+const BURY_AT: usize = 65_536;
 
 /// One speaker.
 ///
@@ -27,9 +49,25 @@ use crate::types::{ConnId, PeerId, Prefix};
 /// what is left over is done in `handle_timeout`, for which `poll_timeout` then gives a time that
 /// has come.
 pub struct Engine {
+    seed: u64,
+    /// When the first configuration came: paths count their seconds from here.
+    began: Option<Instant>,
+    now: Option<Instant>,
     config: Option<Config>,
-    links: Links,
-    watched: bool,
+    policies: BTreeMap<String, Arc<Policy>>,
+    advertisements: Vec<Arc<Advertisement>>,
+    peers: BTreeMap<PeerId, Peer>,
+    /// In the order of the configuration.
+    order: Vec<PeerId>,
+    by_address: HashMap<IpAddr, PeerId>,
+    last_peer: u32,
+    conns: HashMap<ConnId, Conn>,
+    shared: Shared,
+    v4: FamilyRib<Prefix4>,
+    v6: FamilyRib<Prefix6>,
+    outputs: VecDeque<Output>,
+    fib_told: bool,
+    bury_at: Option<Instant>,
 }
 
 impl Engine {
@@ -39,155 +77,233 @@ impl Engine {
     /// inputs do the same.
     pub fn new(seed: u64) -> Engine {
         Engine {
+            seed,
+            began: None,
+            now: None,
             config: None,
-            links: Links::new(seed),
-            watched: false,
+            policies: BTreeMap::new(),
+            advertisements: Vec::new(),
+            peers: BTreeMap::new(),
+            order: Vec::new(),
+            by_address: HashMap::new(),
+            last_peer: 0,
+            conns: HashMap::new(),
+            shared: Shared::new(seed),
+            v4: FamilyRib::new(),
+            v6: FamilyRib::new(),
+            outputs: VecDeque::new(),
+            fib_told: false,
+            bury_at: None,
         }
-    }
-
-    /// Puts a configuration in force, whole; the difference to the last one is found here. Sessions
-    /// are reset only where something changed that was told in OPEN or decides about the connection;
-    /// changed policies are applied to the routes already there, in bounded turns.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong in `config`; then everything stays as it was.
-    pub fn configure(&mut self, now: Instant, config: Config) -> Result<(), ConfigError> {
-        config.check()?;
-        self.links.configure(now, &config);
-        self.follow_sessions();
-        self.config = Some(config);
-        Ok(())
     }
 
     /// Something happened outside.
     pub fn handle(&mut self, now: Instant, input: Input) {
+        self.tick(now);
         match input {
             Input::Accepted {
                 conn,
                 local,
                 remote,
-            } => self.links.accepted(now, conn, local, remote),
-            Input::Connected { conn, local, .. } => self.links.connected(now, conn, local),
-            Input::ConnectFailed { conn, error } => self.links.closed(now, conn, Some(error)),
-            Input::Closed { conn, error } => self.links.closed(now, conn, error),
-            Input::NextHop { .. } => {}
+            } => self.accepted(now, conn, local, remote.ip().to_canonical()),
+            Input::Connected { conn, local, .. } => self.connected(now, conn, local),
+            Input::ConnectFailed { conn, error } => self.lost(now, conn, |session| {
+                session.connect_failed(now, conn, error);
+            }),
+            Input::Closed { conn, error } => self.lost(now, conn, |session| {
+                session.closed(now, conn, error);
+            }),
+            Input::NextHop { address, state } => {
+                if let Some(hop) = self.shared.hops.set_state(address, state) {
+                    self.v4.hop_changed(hop);
+                    self.v6.hop_changed(hop);
+                }
+            }
         }
-        self.follow_sessions();
+        self.settle();
     }
 
     /// Bytes came from the other side. Takes the whole messages from the front of `data` and
     /// leaves what is not whole yet; give at most 256 KiB at a time. Unknown connections' bytes are
     /// thrown away.
     pub fn receive(&mut self, now: Instant, conn: ConnId, data: &mut BytesMut) {
-        loop {
-            let next = self.links.next(now, conn, data);
-            self.follow_sessions();
-            match next {
-                Next::Done => return,
-                Next::Session | Next::Update { .. } | Next::Refresh { .. } => {}
+        self.tick(now);
+        while let Some(id) = self.conns.get(&conn).and_then(Conn::listening)
+            && let Some(peer) = self.peers.get_mut(&id)
+        {
+            let before = data.len();
+            let message = codec::next_message(data, peer.session.max_message(conn));
+            peer.session.counters_mut().received.bytes += (before - data.len()) as u64;
+            match message {
+                Ok(None) => return self.settle(),
+                Ok(Some(message)) => self.on_message(now, id, conn, message),
+                Err(error) => {
+                    peer.session
+                        .fail(now, conn, error.notification, &error.reason);
+                    self.carry_out(now, id);
+                    break;
+                }
             }
         }
+        data.clear();
+        self.settle();
     }
 
-    /// Sessions that came up or went down since the last look.
-    fn follow_sessions(&mut self) {
-        while self.links.poll_event().is_some() {}
+    /// One message. What a route goes through from here on: [`peers`] `on_update`, then
+    /// `rib::adj_in`, `rib::loc`, `rib::adj_out`.
+    fn on_message(&mut self, now: Instant, id: PeerId, conn: ConnId, message: Message) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        match peer.session.receive(now, conn, message) {
+            Received::Nothing => {}
+            Received::Update(body) => self.on_update(now, id, conn, &body),
+            Received::RouteRefresh { family, kind } => self.on_refresh(id, family, kind),
+        }
+        self.carry_out(now, id);
     }
 
     /// Time passed: runs what is due, and a piece of the work put off.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.links.handle_timeout(now);
-        self.follow_sessions();
+        self.tick(now);
+        let due = |peer: &Peer| peer.session.poll_timeout().is_some_and(|at| at <= now);
+        let due: Vec<PeerId> = (self.peers.iter())
+            .filter(|(_, peer)| due(peer))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in due {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.session.handle_timeout(now);
+            }
+            self.carry_out(now, id);
+        }
+        self.v4.work(&mut self.shared);
+        self.v6.work(&mut self.shared);
+        if self.bury_at.is_some_and(|at| at <= now) {
+            self.bury_at = None;
+            self.v4.bury();
+            self.v6.bury();
+        }
+        self.settle();
     }
 
     /// When `handle_timeout` is to be called; a time in the past means at once (after reading what
     /// there is to read); `None`: never.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.links.poll_timeout()
+        if self.v4.has_jobs() || self.v6.has_jobs() {
+            return self.now;
+        }
+        let sessions = self.peers.values();
+        let sessions = sessions.filter_map(|peer| peer.session.poll_timeout());
+        sessions.chain(self.bury_at).min()
     }
 
     /// The next thing to be done outside; `None` when there is nothing now.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.links.poll_output()
+        self.outputs.pop_front()
     }
 
     /// Appends up to about 64 KiB of whole messages for the connection to `buf`. False: there is
     /// nothing more now, and [`Output::Send`] will tell when there is.
-    pub fn poll_send(&mut self, _now: Instant, conn: ConnId, buf: &mut BytesMut) -> bool {
-        self.links.poll_control(conn, buf);
-        self.links.nothing_more(conn);
-        false
+    pub fn poll_send(&mut self, now: Instant, conn: ConnId, buf: &mut BytesMut) -> bool {
+        self.tick(now);
+        let before = buf.len();
+        let more = self.send(conn, buf);
+        let peer = self.conns.get(&conn).map(|conn| conn.peer);
+        if let Some(peer) = peer.and_then(|id| self.peers.get_mut(&id)) {
+            peer.session.counters_mut().sent.bytes += (buf.len() - before) as u64;
+        }
+        if !more && let Some(this) = self.conns.get_mut(&conn) {
+            this.told = false;
+            if this.closing {
+                self.conns.remove(&conn);
+            }
+        }
+        self.settle();
+        more
     }
 
     /// Appends up to `max` changes for the kernel to `out`, the present state of each prefix once.
     /// Fewer: there is nothing more now, and [`Output::FibPending`] will tell when there is.
-    pub fn poll_fib(&mut self, _max: usize, _out: &mut Vec<FibChange>) {}
-
-    /// Carries out a command; the answer is a sentence for the person who gave it.
-    ///
-    /// # Errors
-    ///
-    /// See [`CommandError`]; nothing was done then.
-    pub fn command(&mut self, now: Instant, command: Command) -> Result<String, CommandError> {
-        let (_, answer) = self.links.command(now, &command)?;
-        self.follow_sessions();
-        Ok(answer)
-    }
-
-    /// Every peer, in the order of the configuration.
-    pub fn peers(&self, _now: Instant) -> Vec<PeerStatus> {
-        let ids = self.links.ids().iter();
-        ids.filter_map(|id| self.links.status(*id)).collect()
-    }
-
-    /// One peer; `None` once it is configured no longer.
-    pub fn peer(&self, _now: Instant, peer: PeerId) -> Option<PeerStatus> {
-        self.links.status(peer)
-    }
-
-    /// Up to about `limit` routes, in order of prefix, IPv4 first, behind `after`.
-    ///
-    /// # Errors
-    ///
-    /// When the query names a peer that is not there.
-    pub fn routes(
-        &self,
-        _query: &RouteQuery,
-        _after: Option<Cursor>,
-        _limit: usize,
-    ) -> Result<RoutePage, QueryError> {
-        Ok(RoutePage::default())
-    }
-
-    /// The whole story of one prefix.
-    pub fn explain(&self, prefix: Prefix) -> Explanation {
-        Explanation {
-            prefix,
-            candidates: Vec::new(),
-            exports: Vec::new(),
-            next_hops: Vec::new(),
-            fib_pending: false,
-            covering: None,
+    pub fn poll_fib(&mut self, max: usize, out: &mut Vec<FibChange>) {
+        let enough = out.len() + max;
+        self.v4.poll_fib(&mut self.shared, enough, out);
+        self.v6.poll_fib(&mut self.shared, enough, out);
+        if out.len() < enough {
+            self.fib_told = false;
         }
+        self.settle();
     }
 
     /// The longest prefix with a best route that holds the address.
-    pub fn lookup(&self, _address: IpAddr) -> Option<Prefix> {
-        None
-    }
-
-    /// The engine as a whole.
-    pub fn status(&self) -> EngineStatus {
-        EngineStatus {
-            speaker: self.config.as_ref().map(|own| (own.asn, own.router_id)),
-            established: self.links.established(),
-            ..EngineStatus::default()
-        }
+    pub fn lookup(&self, address: IpAddr) -> Option<Prefix> {
+        self.covering(Prefix::new(address, u8::MAX), true)
     }
 
     /// Whether [`Output::BestChanged`] is wanted.
     pub fn watch_routes(&mut self, on: bool) {
-        self.watched = on;
+        self.shared.watched = on;
+    }
+
+    /// Takes note of the time.
+    fn tick(&mut self, now: Instant) {
+        let began = *self.began.get_or_insert(now);
+        self.now = Some(now);
+        let seconds = now.saturating_duration_since(began).as_secs();
+        self.shared.clock = u32::try_from(seconds).unwrap_or(u32::MAX);
+    }
+
+    /// After every call: tells outside what has piled up.
+    fn settle(&mut self) {
+        self.outputs.extend(self.shared.hops.outputs.drain(..));
+        for peer in std::mem::take(&mut self.shared.wake) {
+            let conn = self.peers.get(&peer).and_then(|peer| peer.session.conn());
+            if let Some(conn) = conn {
+                self.tell_to_send(conn);
+            }
+        }
+        if !self.fib_told && self.v4.fib_pending() + self.v6.fib_pending() > 0 {
+            self.fib_told = true;
+            self.outputs.push_back(Output::FibPending);
+        }
+        for prefix in std::mem::take(&mut self.shared.changed) {
+            let best = self.best_row(prefix);
+            let change = RouteChange { prefix, best };
+            self.outputs.push_back(Output::BestChanged(change));
+        }
+        let dying = self.v4.dying() + self.v6.dying();
+        if dying > 0
+            && let Some(now) = self.now
+        {
+            let at = now
+                + if dying > BURY_AT {
+                    Duration::ZERO
+                } else {
+                    BURY_AFTER
+                };
+            self.bury_at = Some(self.bury_at.map_or(at, |sooner| sooner.min(at)));
+        }
+    }
+
+    fn tell_to_send(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(&id)
+            && !conn.told
+        {
+            conn.told = true;
+            self.outputs.push_back(Output::Send { conn: id });
+        }
+    }
+
+    /// Runs `act` on the tables of one family.
+    fn for_family<T>(
+        &mut self,
+        family: Family,
+        v4: impl FnOnce(&mut FamilyRib<Prefix4>, &mut Shared) -> T,
+        v6: impl FnOnce(&mut FamilyRib<Prefix6>, &mut Shared) -> T,
+    ) -> T {
+        match family {
+            Family::Ipv4 => v4(&mut self.v4, &mut self.shared),
+            Family::Ipv6 => v6(&mut self.v6, &mut self.shared),
+        }
     }
 }

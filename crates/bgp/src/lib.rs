@@ -5,6 +5,8 @@ pub mod codec;
 pub mod config;
 pub mod engine;
 pub mod message;
+mod policy;
 pub mod query;
+mod rib;
 pub mod session;
 pub mod types;

@@ -86,6 +86,9 @@ impl fmt::Display for Family {
 pub struct Prefix4(u64);
 
 impl Prefix4 {
+    /// `0.0.0.0/0`.
+    pub const ALL: Prefix4 = Prefix4(0);
+
     /// The prefix of `length` bits (at most 32; more counts as 32) that holds `address`.
     pub fn new(address: Ipv4Addr, length: u8) -> Prefix4 {
         let length = length.min(32);
@@ -126,6 +129,9 @@ impl fmt::Debug for Prefix4 {
 pub struct Prefix6([u8; 17]);
 
 impl Prefix6 {
+    /// `::/0`.
+    pub const ALL: Prefix6 = Prefix6([0; 17]);
+
     /// The prefix of `length` bits (at most 128; more counts as 128) that holds `address`.
     pub fn new(address: Ipv6Addr, length: u8) -> Prefix6 {
         let length = length.min(128);

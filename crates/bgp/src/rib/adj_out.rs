@@ -1,0 +1,714 @@
+//! Adj-RIB-Out: what the peers have been told, and what they have yet to be told.
+//!
+//! Peers for which everything that decides about it is equal form an *update group*. The group has
+//! one Adj-RIB-Out, asks export policy once, and has its UPDATEs made once:
+//!
+//! ```text
+//! best route changed ──► tail: slots, each once ──► batch: bytes, shared ──► every member
+//!                                                     │ too many kept            ▲
+//!                                                     └──► a slow member's `dirty` slots, each once
+//! ```
+//!
+//! A batch is made when a member that has been told everything before asks for more; so a burst of
+//! changes of one prefix costs one message. Batches are kept until every member has taken them, but
+//! only up to [`KEPT`] octets: for a member that is slower, the slots of a batch that goes are noted
+//! in a set of its own, and it is told their present state when it asks. It is this set, too, that
+//! brings a new member up to date, and a member for which a batch is not right: the peer that a
+//! route came from. What a member has been told is a bit per prefix, so that nothing is withdrawn
+//! from it that it does not have.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::Shared;
+use super::attrs::AttrId;
+use super::export::{Change, Export, Judge, Rules};
+use super::loc::FamilyRib;
+use super::paged::{BitSet, Paged};
+use super::table::{Key, NIL, SourceId, Table};
+use crate::codec::{encode_end_of_rib, encode_route_refresh};
+use crate::message::RefreshKind;
+use crate::types::PeerId;
+
+mod encode;
+
+/// Most slots looked at for one batch.
+const BATCH_SLOTS: usize = 2048;
+/// Octets after which a batch is closed.
+const BATCH_OCTETS: usize = 48 * 1024;
+/// Octets of batches kept for slow members of a group.
+const KEPT: usize = 1024 * 1024;
+
+/// What the members of a group are to be told of a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Out {
+    /// The attributes as accepted; `NONE`: the prefix is not advertised.
+    pub(crate) set: AttrId,
+    /// Whose route it is: that peer alone is not told.
+    pub(crate) source: SourceId,
+    /// What is done to the attributes: an index into the group's changes.
+    pub(crate) change: u16,
+}
+
+const NOT_ADVERTISED: Out = Out {
+    set: AttrId::NONE,
+    source: SourceId::LOCAL,
+    change: 0,
+};
+
+/// An update group of one family.
+pub(crate) struct Group<P: Key> {
+    /// What its members have in common.
+    pub(crate) export: Arc<Export>,
+    /// The rules behind that.
+    pub(crate) rules: Arc<Rules>,
+    /// Adj-RIB-Out, by slot.
+    out: Paged<Out>,
+    /// What `Out::change` means.
+    changes: Vec<Change>,
+    /// Slots whose best route changed; `queued` has the same ones.
+    tail: VecDeque<u32>,
+    queued: BitSet,
+    /// The table has yet to be looked at from this slot on.
+    scan: Option<u32>,
+    /// Made and not yet taken by all; `first_batch` numbers the first of them.
+    batches: VecDeque<Batch>,
+    first_batch: u64,
+    kept: usize,
+    members: Vec<Member>,
+    /// Routes that did not fit into a message.
+    pub(crate) too_long: u64,
+    family: std::marker::PhantomData<P>,
+}
+
+/// UPDATEs and what they say.
+struct Batch {
+    bytes: Bytes,
+    /// Slots announced, then slots withdrawn.
+    slots: Box<[u32]>,
+    announced: usize,
+    /// Peers whose own routes are among those announced.
+    origins: Vec<PeerId>,
+}
+
+/// A peer of a group, and how far it has been told.
+pub(crate) struct Member {
+    /// Which.
+    pub(crate) peer: PeerId,
+    /// The next batch.
+    cursor: u64,
+    /// What the peer has.
+    pub(crate) told: BitSet,
+    /// Slots whose present state it has to be told.
+    dirty: BitSet,
+    /// Everything has to be told from this slot on.
+    dump: Option<u32>,
+    /// While that goes on: leave out what it has been told since it joined.
+    only_missing: bool,
+    /// It was told everything of the beginning.
+    pub(crate) end_of_rib_sent: bool,
+    refresh: Refresh,
+    /// It waits for us, and not we for it.
+    asleep: bool,
+}
+
+/// Where we are in sending everything again. RFC 7313 §4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refresh {
+    None,
+    /// The beginning has yet to be marked.
+    Begin,
+    /// The end has yet to be marked.
+    Running,
+}
+
+impl<P: Key> Group<P> {
+    fn new(export: Export, rules: Rules) -> Group<P> {
+        Group {
+            export: Arc::new(export),
+            rules: Arc::new(rules),
+            out: Paged::new(NOT_ADVERTISED),
+            changes: Vec::new(),
+            tail: VecDeque::new(),
+            queued: BitSet::default(),
+            scan: Some(0),
+            batches: VecDeque::new(),
+            first_batch: 0,
+            kept: 0,
+            members: Vec::new(),
+            too_long: 0,
+            family: std::marker::PhantomData,
+        }
+    }
+
+    /// The best route of a slot changed.
+    pub(super) fn touch(&mut self, slot: u32, wake: &mut Vec<PeerId>) {
+        if self.queued.insert(slot) {
+            self.tail.push_back(slot);
+            if self.tail.len() == 1 {
+                self.wake(wake);
+            }
+        }
+    }
+
+    /// Everybody has something to be told.
+    fn wake(&mut self, wake: &mut Vec<PeerId>) {
+        for member in &mut self.members {
+            if std::mem::take(&mut member.asleep) {
+                wake.push(member.peer);
+            }
+        }
+    }
+
+    /// What the members are to be told of a slot.
+    pub(crate) fn out(&self, slot: u32) -> Option<(AttrId, &Change)> {
+        let out = self.out.get(slot);
+        let change = self.changes.get(usize::from(out.change))?;
+        out.set.is_some().then_some((out.set, change))
+    }
+
+    /// A member.
+    pub(crate) fn member(&self, peer: PeerId) -> Option<&Member> {
+        self.members.iter().find(|member| member.peer == peer)
+    }
+
+    fn member_mut(&mut self, peer: PeerId) -> Option<&mut Member> {
+        self.members.iter_mut().find(|member| member.peer == peer)
+    }
+
+    fn end(&self) -> u64 {
+        self.first_batch + self.batches.len() as u64
+    }
+
+    /// Prefixes of which a member has yet to be told the present state, at most; prefixes not
+    /// looked at yet count as well.
+    pub(crate) fn pending(&self, table: &Table<P>, peer: PeerId) -> usize {
+        let Some(member) = self.member(peer) else {
+            return 0;
+        };
+        let from = member.cursor.saturating_sub(self.first_batch) as usize;
+        let batches = self.batches.iter().skip(from);
+        let ahead = |slot: Option<u32>| slot.map_or(0, |slot| table.entries.end() - slot) as usize;
+        batches.map(|batch| batch.slots.len()).sum::<usize>()
+            + self.tail.len()
+            + member.dirty.len()
+            + ahead(self.scan)
+            + ahead(member.dump)
+    }
+
+    /// Whether a member has yet to be told of a slot.
+    pub(crate) fn is_pending(&self, member: &Member, slot: u32) -> bool {
+        let from = member.cursor.saturating_sub(self.first_batch) as usize;
+        let mut batches = self.batches.iter().skip(from);
+        self.queued.contains(slot)
+            || member.dirty.contains(slot)
+            || self.scan.is_some_and(|at| at <= slot)
+            || member.dump.is_some_and(|at| at <= slot)
+            || batches.any(|batch| batch.slots.contains(&slot))
+    }
+
+    /// Whether anybody would be confused if the slot meant another prefix from now on.
+    fn holds(&self, slot: u32) -> bool {
+        self.out.get(slot).set.is_some()
+            || self.queued.contains(slot)
+            || (self.members.iter()).any(|m| m.told.contains(slot) || m.dirty.contains(slot))
+    }
+
+    /// Gives up batches that all members have taken.
+    fn drop_taken(&mut self) {
+        let end = self.end();
+        let taken = self.members.iter().map(|m| m.cursor).min().unwrap_or(end);
+        while self.first_batch < taken {
+            self.drop_first();
+        }
+    }
+
+    /// Gives up the first batch; whoever has not taken it is told its slots' state later.
+    fn drop_first(&mut self) {
+        let Some(batch) = self.batches.pop_front() else {
+            return;
+        };
+        self.kept -= batch.bytes.len();
+        for member in &mut self.members {
+            if member.cursor == self.first_batch {
+                member.cursor += 1;
+                for slot in &batch.slots {
+                    member.dirty.insert(*slot);
+                }
+            }
+        }
+        self.first_batch += 1;
+    }
+
+    /// The index of a change.
+    fn change_index(&mut self, change: Change) -> Option<u16> {
+        let index = match self.changes.iter().position(|known| *known == change) {
+            Some(index) => index,
+            None => {
+                self.changes.push(change);
+                self.changes.len() - 1
+            }
+        };
+        u16::try_from(index).ok()
+    }
+}
+
+impl<P: Key> FamilyRib<P> {
+    /// A peer is to be told our routes from now on. `told`: what it has been told already, by
+    /// another group.
+    pub(crate) fn join(
+        &mut self,
+        shared: &mut Shared,
+        peer: PeerId,
+        export: Export,
+        rules: Rules,
+        told: Option<Member>,
+    ) {
+        let known = |group: &Group<P>| *group.export == export;
+        let found = self
+            .groups
+            .iter()
+            .position(|g| g.as_ref().is_some_and(known));
+        let fresh = found.is_none();
+        let index = found.unwrap_or_else(|| {
+            let free = self.groups.iter().position(Option::is_none);
+            let index = free.unwrap_or_else(|| {
+                self.groups.push(None);
+                self.groups.len() - 1
+            });
+            self.groups[index] = Some(Group::new(export, rules));
+            index
+        });
+        let Some(group) = &mut self.groups[index] else {
+            return; // it was made above
+        };
+        let moved = told.is_some();
+        let (told, end_of_rib_sent) = match told {
+            Some(member) => (member.told, member.end_of_rib_sent),
+            None => (BitSet::default(), false),
+        };
+        group.members.push(Member {
+            peer,
+            cursor: group.end(),
+            told,
+            dirty: BitSet::default(),
+            // A group that begins tells everything by itself, but for what has to be taken back.
+            dump: (!fresh || moved).then_some(0),
+            only_missing: fresh,
+            end_of_rib_sent,
+            refresh: Refresh::None,
+            asleep: false,
+        });
+        shared.wake.push(peer);
+    }
+
+    /// A peer is told nothing more. What it has been told, where it was told anything.
+    pub(crate) fn leave(&mut self, shared: &mut Shared, peer: PeerId) -> Option<Member> {
+        let (index, place) = self.groups.iter().enumerate().find_map(|(index, group)| {
+            let members = &group.as_ref()?.members;
+            let place = members.iter().position(|member| member.peer == peer)?;
+            Some((index, place))
+        })?;
+        let group = self.groups[index].as_mut()?;
+        let member = group.members.swap_remove(place);
+        group.drop_taken();
+        if group.members.is_empty() {
+            for slot in 0..self.table.entries.end() {
+                shared
+                    .attrs
+                    .release(group.out.get(slot).set, &mut shared.hops);
+            }
+            self.groups[index] = None;
+        }
+        Some(member)
+    }
+
+    /// The group of a peer.
+    pub(crate) fn group_of(&self, peer: PeerId) -> Option<&Group<P>> {
+        let mut groups = self.groups.iter().flatten();
+        groups.find(|group| group.member(peer).is_some())
+    }
+
+    /// The rules of all groups may have changed.
+    pub(crate) fn change_rules(&mut self, shared: &mut Shared, rules: impl Fn(&Export) -> Rules) {
+        for group in self.groups.iter_mut().flatten() {
+            let rules = rules(&group.export);
+            if *group.rules != rules {
+                group.rules = Arc::new(rules);
+                group.scan = Some(0);
+                group.wake(&mut shared.wake);
+            }
+        }
+    }
+
+    /// A slot of ours is advertised otherwise than before.
+    pub(crate) fn touch_all(&mut self, shared: &mut Shared, slot: u32) {
+        for group in self.groups.iter_mut().flatten() {
+            group.touch(slot, &mut shared.wake);
+        }
+    }
+
+    /// The peer asked for all of our routes again, or a person asked us to send them.
+    /// RFC 2918, RFC 7313.
+    pub(crate) fn refresh(&mut self, shared: &mut Shared, peer: PeerId, mark: bool) {
+        for group in self.groups.iter_mut().flatten() {
+            if let Some(member) = group.member_mut(peer) {
+                member.dump = Some(0);
+                member.only_missing = false;
+                if mark {
+                    member.refresh = Refresh::Begin;
+                }
+                member.asleep = false;
+                shared.wake.push(peer);
+            }
+        }
+    }
+
+    /// Appends UPDATEs for a peer until `buf` holds `limit` octets. False: it has been told all.
+    pub(crate) fn poll_updates(
+        &mut self,
+        shared: &mut Shared,
+        peer: PeerId,
+        buf: &mut BytesMut,
+        limit: usize,
+    ) -> bool {
+        let Some(index) = self.groups.iter().position(|group| {
+            let members = group.as_ref().map(|group| &group.members);
+            members.is_some_and(|m| m.iter().any(|member| member.peer == peer))
+        }) else {
+            return false;
+        };
+        while buf.len() < limit {
+            let Some(group) = &mut self.groups[index] else {
+                return false;
+            };
+            if group.take_batch(peer, buf) || group.tell_dirty(shared, &self.table, peer, buf) {
+                continue;
+            }
+            if !group.tail.is_empty() || group.scan.is_some() {
+                group.make_batch(shared, &self.table, &self.originated);
+                continue;
+            }
+            if group.finish(peer, buf) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Frees slots of prefixes that nobody speaks of any more.
+    pub(crate) fn bury(&mut self) {
+        // A batch names slots: none may be under way that was made when a slot meant something else.
+        for group in self.groups.iter_mut().flatten() {
+            while !group.batches.is_empty() {
+                group.drop_first();
+            }
+        }
+        for slot in std::mem::take(&mut self.dying) {
+            let entry = self.table.entries[slot];
+            let held = self.groups.iter().flatten().any(|group| group.holds(slot));
+            if entry.head != NIL {
+                self.table.entries[slot].dying = false;
+            } else if held || entry.fib != 0 || entry.fib_queued {
+                self.dying.push(slot);
+            } else {
+                self.table.forget(slot);
+            }
+        }
+    }
+
+    /// How many prefixes wait to be freed.
+    pub(crate) fn dying(&self) -> usize {
+        self.dying.len()
+    }
+}
+
+impl<P: Key> Group<P> {
+    /// Hands the next batch to a member, when there is one and nothing else goes before it.
+    fn take_batch(&mut self, peer: PeerId, buf: &mut BytesMut) -> bool {
+        let Some(place) = self.members.iter().position(|m| m.peer == peer) else {
+            return false;
+        };
+        let member = &mut self.members[place];
+        let Some(batch) = self
+            .batches
+            .get((member.cursor - self.first_batch) as usize)
+        else {
+            return false;
+        };
+        member.cursor += 1;
+        let (announced, withdrawn) = batch.slots.split_at(batch.announced);
+        // For a member that must not hear of one of the routes, or that does not have one that is
+        // withdrawn, the bytes are not right.
+        let right = !batch.origins.contains(&peer)
+            && withdrawn.iter().all(|slot| member.told.contains(*slot));
+        if right {
+            for slot in announced {
+                member.told.insert(*slot);
+            }
+            for slot in withdrawn {
+                member.told.remove(*slot);
+            }
+            buf.extend_from_slice(&batch.bytes);
+        } else {
+            for slot in &batch.slots {
+                member.dirty.insert(*slot);
+            }
+        }
+        self.drop_taken();
+        true
+    }
+
+    /// Tells a member the state of some of the slots that are noted for it alone.
+    fn tell_dirty(
+        &mut self,
+        shared: &mut Shared,
+        table: &Table<P>,
+        peer: PeerId,
+        buf: &mut BytesMut,
+    ) -> bool {
+        let Some(place) = self.members.iter().position(|m| m.peer == peer) else {
+            return false;
+        };
+        let member = &mut self.members[place];
+        if member.refresh == Refresh::Begin && self.scan.is_none() {
+            encode_route_refresh(P::FAMILY, RefreshKind::Begin, buf);
+            member.refresh = Refresh::Running;
+        }
+        let mut slots: Vec<u32> = Vec::new();
+        let mut from = 0;
+        while slots.len() < BATCH_SLOTS
+            && let Some(slot) = member.dirty.next_from(from)
+        {
+            member.dirty.remove(slot);
+            slots.push(slot);
+            from = slot + 1;
+        }
+        // What the group has yet to look at is not known to be advertised or not.
+        let mut only_missing = false;
+        if slots.is_empty()
+            && self.scan.is_none()
+            && let Some(at) = member.dump
+        {
+            let until = table.entries.end().min(at + BATCH_SLOTS as u32);
+            slots.extend(at..until);
+            only_missing = member.only_missing;
+            member.dump = (until < table.entries.end()).then_some(until);
+        }
+        if slots.is_empty() {
+            return false;
+        }
+        let mut withdrawn: Vec<P> = Vec::new();
+        let mut announced: Vec<encode::Item<P>> = Vec::new();
+        for slot in slots {
+            let out = self.out.get(slot);
+            let own = out.set.is_some() && shared.peer_of(out.source) == Some(peer);
+            if out.set.is_some() && !own {
+                if !member.told.insert(slot) && only_missing {
+                    continue;
+                }
+                announced.push(encode::Item::new(out, slot, table.prefix(slot)));
+            } else if member.told.remove(slot) {
+                withdrawn.push(table.prefix(slot));
+            }
+        }
+        encode::withdraw(&self.export, &withdrawn, buf);
+        encode::sort(&mut announced);
+        for run in announced.chunk_by(encode::Item::same_attributes) {
+            // What does not fit was found out when the batch was made.
+            let _ = encode::announce(&self.export, &self.changes, &shared.attrs, run, buf);
+        }
+        true
+    }
+
+    /// Asks export policy about some of the slots that changed, and has UPDATEs made.
+    fn make_batch(
+        &mut self,
+        shared: &mut Shared,
+        table: &Table<P>,
+        originated: &BTreeMap<P, Vec<Arc<str>>>,
+    ) {
+        if self.tail.is_empty() {
+            self.scan_on(table);
+        }
+        let mut announced: Vec<encode::Item<P>> =
+            Vec::with_capacity(BATCH_SLOTS.min(self.tail.len()));
+        let mut withdrawn: Vec<u32> = Vec::new();
+        self.judge(shared, table, originated, &mut announced, &mut withdrawn);
+        if self.tail.is_empty() && self.tail.capacity() > 4 * BATCH_SLOTS {
+            self.tail = VecDeque::new(); // a burst's memory is not kept for the next one
+        }
+
+        let mut bytes = BytesMut::new();
+        let mut slots: Vec<u32> = Vec::with_capacity(announced.len() + withdrawn.len());
+        let mut origins: Vec<PeerId> = Vec::new();
+        encode::sort(&mut announced);
+        let mut done = 0;
+        for run in announced.chunk_by(encode::Item::same_attributes) {
+            if bytes.len() >= BATCH_OCTETS {
+                break;
+            }
+            done += run.len();
+            let fits =
+                encode::announce(&self.export, &self.changes, &shared.attrs, run, &mut bytes);
+            for item in run {
+                if !fits {
+                    self.too_long += 1;
+                    if self.out.get(item.slot).set.is_some() {
+                        withdrawn.push(item.slot);
+                    }
+                    continue;
+                }
+                slots.push(item.slot);
+                let place = self.out.slot(item.slot);
+                shared.attrs.retain(item.out.set);
+                shared.attrs.release(place.set, &mut shared.hops);
+                *place = item.out;
+                if let Some(peer) = shared.peer_of(item.out.source)
+                    && !origins.contains(&peer)
+                {
+                    origins.push(peer);
+                }
+            }
+        }
+        // Too much for one batch: the rest comes first in the next one.
+        for item in announced[done..].iter().rev() {
+            self.queued.insert(item.slot);
+            self.tail.push_front(item.slot);
+        }
+        let announced = slots.len();
+        let prefixes: Vec<P> = withdrawn.iter().map(|slot| table.prefix(*slot)).collect();
+        for slot in &withdrawn {
+            let place = self.out.slot(*slot);
+            shared.attrs.release(place.set, &mut shared.hops);
+            *place = NOT_ADVERTISED;
+        }
+        encode::withdraw(&self.export, &prefixes, &mut bytes);
+        slots.extend(withdrawn);
+        if slots.is_empty() {
+            return;
+        }
+        self.kept += bytes.len();
+        self.batches.push_back(Batch {
+            bytes: bytes.freeze(),
+            slots: slots.into(),
+            announced,
+            origins,
+        });
+        while self.kept > KEPT && self.batches.len() > 1 {
+            self.drop_first();
+        }
+        self.wake(&mut shared.wake);
+    }
+
+    /// Puts the next part of the table into the tail.
+    fn scan_on(&mut self, table: &Table<P>) {
+        let Some(mut at) = self.scan else { return };
+        let end = table.entries.end();
+        while at < end && self.tail.len() < BATCH_SLOTS {
+            let known = table.entries[at].head != NIL || self.out.get(at).set.is_some();
+            if known && self.queued.insert(at) {
+                self.tail.push_back(at);
+            }
+            at += 1;
+        }
+        self.scan = (at < end).then_some(at);
+    }
+
+    /// Takes slots from the tail and asks what is to be told of them; keeps what is new.
+    fn judge(
+        &mut self,
+        shared: &mut Shared,
+        table: &Table<P>,
+        originated: &BTreeMap<P, Vec<Arc<str>>>,
+        announced: &mut Vec<encode::Item<P>>,
+        withdrawn: &mut Vec<u32>,
+    ) {
+        let (export, rules) = (self.export.clone(), self.rules.clone());
+        let mut judge = Judge::new(&export, &rules);
+        let mut last: Option<(Change, u16)> = None;
+        for _ in 0..BATCH_SLOTS {
+            let Some(slot) = self.tail.pop_front() else {
+                break;
+            };
+            self.queued.remove(slot);
+            let prefix = table.prefix(slot);
+            let old = self.out.get(slot);
+            let mut new = NOT_ADVERTISED;
+            if let Some(path) = table.best(slot) {
+                let asked_for_by = match path.source {
+                    SourceId::LOCAL => originated.get(&prefix).map_or(&[][..], Vec::as_slice),
+                    _ => &[],
+                };
+                if judge.ask(shared, prefix.into(), path, asked_for_by).is_ok() {
+                    let change = judge.change();
+                    let index = match &last {
+                        Some((known, index)) if *known == change => Some(*index),
+                        _ => {
+                            let index = self.change_index(change.clone());
+                            last = index.map(|index| (change, index));
+                            index
+                        }
+                    };
+                    // More kinds of changes than can be numbered: nothing is sent that we could
+                    // not describe.
+                    if let Some(change) = index {
+                        new = Out {
+                            set: path.accepted,
+                            source: path.source,
+                            change,
+                        };
+                    }
+                }
+            }
+            match (old.set.is_some(), new.set.is_some()) {
+                (true, true) if (old.set, old.change) == (new.set, new.change) => {
+                    if old.source != new.source {
+                        self.change_source(shared, slot, new);
+                    }
+                }
+                (_, true) => announced.push(encode::Item::new(new, slot, prefix)),
+                (true, false) => withdrawn.push(slot),
+                (false, false) => {}
+            }
+        }
+    }
+
+    /// The same is to be told, but it is another peer's route now: that peer must not have it, and
+    /// the last one may.
+    fn change_source(&mut self, shared: &mut Shared, slot: u32, new: Out) {
+        let old = std::mem::replace(self.out.slot(slot), new);
+        let concerned = [shared.peer_of(old.source), shared.peer_of(new.source)];
+        for peer in concerned.into_iter().flatten() {
+            if let Some(member) = self.member_mut(peer) {
+                member.dirty.insert(slot);
+                if std::mem::take(&mut member.asleep) {
+                    shared.wake.push(peer);
+                }
+            }
+        }
+    }
+
+    /// Marks ends where a member has been told everything; whether that was all.
+    fn finish(&mut self, peer: PeerId, buf: &mut BytesMut) -> bool {
+        let Some(member) = self.member_mut(peer) else {
+            return true;
+        };
+        if !member.end_of_rib_sent {
+            encode_end_of_rib(P::FAMILY, buf);
+            member.end_of_rib_sent = true;
+        }
+        match member.refresh {
+            Refresh::Begin => return false,
+            Refresh::Running => {
+                encode_route_refresh(P::FAMILY, RefreshKind::End, buf);
+                member.refresh = Refresh::None;
+            }
+            Refresh::None => {}
+        }
+        member.asleep = true;
+        true
+    }
+}

@@ -1,0 +1,260 @@
+//! The attribute store: every set of path attributes is kept once, however many routes have it.
+//!
+//! A table of a million prefixes has about 170,000 sets. Each is kept as the block of bytes that an
+//! UPDATE would hold, with the facts that the decision process and export ask for beside it, so
+//! that neither has to decode it.
+
+use std::net::IpAddr;
+
+use hashbrown::HashTable;
+
+use super::hops::{HopId, Hops};
+use crate::attributes::{Attributes, NextHop};
+use crate::codec::{decode_block, encode_block};
+use crate::types::Community;
+
+/// A set of path attributes in the store. Whoever keeps one holds a reference:
+/// [`AttrStore::intern`] and [`AttrStore::retain`] give one, [`AttrStore::release`] takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct AttrId(u32);
+
+impl AttrId {
+    /// Stands for no set at all; it may be retained and released without effect.
+    pub(crate) const NONE: AttrId = AttrId(u32::MAX);
+
+    /// Whether it is a set.
+    pub(crate) fn is_some(self) -> bool {
+        self != AttrId::NONE
+    }
+}
+
+/// What is asked of a set for every route that has it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    /// LOCAL_PREF, 100 where absent. RFC 4271 §9.1.1 leaves the default to us.
+    pub(crate) local_pref: u32,
+    /// MULTI_EXIT_DISC, 0 where absent. RFC 4271 §9.1.2.2 c.
+    pub(crate) med: u32,
+    /// First AS of AS_PATH, 0 where that is empty.
+    pub(crate) neighbor_as: u32,
+    /// ORIGINATOR_ID, 0 where absent.
+    pub(crate) originator: u32,
+    /// Where packets go.
+    pub(crate) hop: HopId,
+    /// ASes in AS_PATH.
+    pub(crate) path_length: u16,
+    /// Clusters in CLUSTER_LIST.
+    pub(crate) cluster_length: u16,
+    /// ORIGIN.
+    pub(crate) origin: u8,
+    /// Community NO_ADVERTISE.
+    pub(crate) no_advertise: bool,
+    /// Community NO_EXPORT or NO_EXPORT_SUBCONFED (we are in no confederation).
+    pub(crate) no_export: bool,
+}
+
+/// LOCAL_PREF of a route that has none.
+pub(crate) const DEFAULT_LOCAL_PREF: u32 = 100;
+
+struct Set {
+    facts: Facts,
+    /// References; 0: the place is free.
+    refs: u32,
+    /// Of them, candidates of the decision process: their next hop is tracked.
+    candidates: u32,
+    /// Next hop in bytes with its length in front (0, 4, 16 or 32), then the attribute block.
+    packed: Box<[u8]>,
+}
+
+/// The store.
+pub(crate) struct AttrStore {
+    sets: Vec<Set>,
+    free: Vec<u32>,
+    index: HashTable<u32>,
+    hasher: foldhash::fast::FixedState,
+    scratch: Vec<u8>,
+}
+
+impl AttrStore {
+    /// An empty store; `seed` makes its hashes unpredictable to those who send us attributes.
+    pub(crate) fn new(seed: u64) -> AttrStore {
+        AttrStore {
+            sets: Vec::new(),
+            free: Vec::new(),
+            index: HashTable::new(),
+            hasher: foldhash::fast::FixedState::with_seed(seed),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// The set with this content, with one more reference.
+    pub(crate) fn intern(&mut self, attributes: &Attributes, hops: &mut Hops) -> AttrId {
+        self.scratch.clear();
+        pack_next_hop(attributes.next_hop.as_ref(), &mut self.scratch);
+        encode_block(attributes, true, &mut self.scratch);
+        let hash = self.hash(&self.scratch);
+        let (sets, scratch) = (&self.sets, &self.scratch);
+        let found = self
+            .index
+            .find(hash, |id| *sets[*id as usize].packed == **scratch);
+        if let Some(&id) = found {
+            self.sets[id as usize].refs += 1;
+            return AttrId(id);
+        }
+        let set = Set {
+            facts: facts(attributes, hops),
+            refs: 1,
+            candidates: 0,
+            packed: self.scratch.as_slice().into(),
+        };
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.sets[id as usize] = set;
+                id
+            }
+            None => {
+                self.sets.push(set);
+                (self.sets.len() - 1) as u32
+            }
+        };
+        let (sets, hasher) = (&self.sets, &self.hasher);
+        self.index.insert_unique(hash, id, |id| {
+            hash_bytes(hasher, &sets[*id as usize].packed)
+        });
+        AttrId(id)
+    }
+
+    /// One more reference.
+    pub(crate) fn retain(&mut self, id: AttrId) {
+        if id.is_some() {
+            self.sets[id.0 as usize].refs += 1;
+        }
+    }
+
+    /// One reference fewer; the set goes with the last.
+    pub(crate) fn release(&mut self, id: AttrId, hops: &mut Hops) {
+        if !id.is_some() {
+            return;
+        }
+        let set = &mut self.sets[id.0 as usize];
+        set.refs -= 1;
+        if set.refs > 0 {
+            return;
+        }
+        let packed = std::mem::take(&mut set.packed);
+        hops.release(set.facts.hop);
+        let hash = self.hash(&packed);
+        if let Ok(entry) = self.index.find_entry(hash, |other| *other == id.0) {
+            entry.remove();
+        }
+        self.free.push(id.0);
+        if self.index.is_empty() {
+            self.sets = Vec::new();
+            self.free = Vec::new();
+            self.index = HashTable::new();
+        }
+    }
+
+    /// A route with this set became a candidate: its next hop is wanted to be known.
+    pub(crate) fn use_hop(&mut self, id: AttrId, hops: &mut Hops) {
+        let set = &mut self.sets[id.0 as usize];
+        set.candidates += 1;
+        if set.candidates == 1 {
+            hops.track(set.facts.hop);
+        }
+    }
+
+    /// A route with this set is no candidate any more.
+    pub(crate) fn drop_hop(&mut self, id: AttrId, hops: &mut Hops) {
+        let set = &mut self.sets[id.0 as usize];
+        set.candidates -= 1;
+        if set.candidates == 0 {
+            hops.untrack(set.facts.hop);
+        }
+    }
+
+    /// What there is to know of a set without decoding it.
+    pub(crate) fn facts(&self, id: AttrId) -> &Facts {
+        &self.sets[id.0 as usize].facts
+    }
+
+    /// A set in full.
+    pub(crate) fn attributes(&self, id: AttrId) -> Attributes {
+        let (next_hop, block) = unpack_next_hop(&self.sets[id.0 as usize].packed);
+        Attributes {
+            next_hop,
+            ..decode_block(block)
+        }
+    }
+
+    /// How many sets there are.
+    pub(crate) fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    fn hash(&self, packed: &[u8]) -> u64 {
+        hash_bytes(&self.hasher, packed)
+    }
+}
+
+/// A hash of bytes; without the length prefix and terminator of `Hash for [u8]`.
+pub(crate) fn hash_bytes(hasher: &foldhash::fast::FixedState, bytes: &[u8]) -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let mut hasher = hasher.build_hasher();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+fn facts(attributes: &Attributes, hops: &mut Hops) -> Facts {
+    let has = |community| attributes.communities.contains(&community);
+    let length = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
+    Facts {
+        local_pref: attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF),
+        med: attributes.med.unwrap_or(0),
+        neighbor_as: attributes.as_path.first().map_or(0, |asn| asn.0),
+        originator: attributes.originator_id.map_or(0, |id| u32::from(id.0)),
+        hop: match &attributes.next_hop {
+            Some(next_hop) => hops.intern(next_hop.address),
+            None => HopId::NONE,
+        },
+        path_length: length(attributes.as_path.length() as usize),
+        cluster_length: length(attributes.cluster_list.len()),
+        origin: attributes.origin as u8,
+        no_advertise: has(Community::NO_ADVERTISE),
+        no_export: has(Community::NO_EXPORT) || has(Community::NO_EXPORT_SUBCONFED),
+    }
+}
+
+fn pack_next_hop(next_hop: Option<&NextHop>, out: &mut Vec<u8>) {
+    let Some(next_hop) = next_hop else {
+        return out.push(0);
+    };
+    let start = out.len();
+    out.push(0);
+    match next_hop.address {
+        IpAddr::V4(address) => out.extend_from_slice(&address.octets()),
+        IpAddr::V6(address) => out.extend_from_slice(&address.octets()),
+    }
+    if let Some(link_local) = next_hop.link_local {
+        out.extend_from_slice(&link_local.octets());
+    }
+    out[start] = (out.len() - start - 1) as u8;
+}
+
+fn unpack_next_hop(packed: &[u8]) -> (Option<NextHop>, &[u8]) {
+    let (length, rest) = packed.split_first().map_or((0, packed), |(l, r)| (*l, r));
+    let (bytes, block) = rest.split_at(usize::from(length));
+    let v6 = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).map(Into::into).ok();
+    let next_hop = match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(|b| NextHop {
+            address: IpAddr::V4(b.into()),
+            link_local: None,
+        }),
+        16 | 32 => v6(&bytes[..16]).map(|address| NextHop {
+            address: IpAddr::V6(address),
+            link_local: v6(&bytes[16..]),
+        }),
+        _ => None,
+    };
+    (next_hop, block)
+}

@@ -1,0 +1,316 @@
+//! What the peers of an update group may know of a route, and in which form. RFC 4271 §5.1, §9.1.3,
+//! §9.2, RFC 1997, RFC 8212.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::attrs::{AttrId, AttrStore, DEFAULT_LOCAL_PREF};
+use super::table::{Path, SourceId};
+use super::{Origin, Shared};
+use crate::attributes::{Attributes, NextHop};
+use crate::codec::UpdateBuilder;
+use crate::config::{Advertisement, NextHopMode, Set, Source};
+use crate::engine::LocalAddresses;
+use crate::policy::{self, Chain, Subject};
+use crate::query::{PolicyTrace, Withheld};
+use crate::types::{Asn, ExtendedCommunity, Family, Prefix};
+
+/// All that decides what a peer is sent: peers for which it is equal form an update group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Export {
+    /// The peers are in another AS.
+    pub(crate) ebgp: bool,
+    /// The AS number we speak as.
+    pub(crate) local_asn: Asn,
+    /// What NEXT_HOP says.
+    pub(crate) next_hop: NextHopMode,
+    /// Our addresses.
+    pub(crate) local: LocalAddresses,
+    /// IPv4 routes may have IPv6 next hops. RFC 8950.
+    pub(crate) extended_next_hop: bool,
+    /// AS numbers have four octets.
+    pub(crate) four_octet_as: bool,
+    /// The longest message, in octets.
+    pub(crate) max_message: u16,
+    /// Names of export policies.
+    pub(crate) policies: Vec<String>,
+    /// Names of advertisements.
+    pub(crate) advertisements: Vec<String>,
+}
+
+/// The rules behind the names of an [`Export`], which may change under it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rules {
+    /// Export policies.
+    pub(crate) chain: Chain,
+    /// Advertisements that name the peers, in the order of the configuration.
+    pub(crate) advertisements: Vec<Arc<Advertisement>>,
+}
+
+/// What is done to a route's attributes before they are sent, besides what is done to all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// Where the route came from.
+    pub(crate) source: Source,
+    /// What advertisement and policy say.
+    pub(crate) sets: Vec<Set>,
+}
+
+/// A judgement in full.
+pub(crate) struct Judged {
+    /// May it be sent, and changed how?
+    pub(crate) outcome: Result<Change, Withheld>,
+    /// What policy said; `None` where it was not asked.
+    pub(crate) trace: Option<PolicyTrace>,
+}
+
+impl Export {
+    /// Judges a prefix's best route, with the names of rules.
+    pub(crate) fn judge(
+        &self,
+        rules: &Rules,
+        shared: &Shared,
+        prefix: Prefix,
+        path: &Path,
+        asked_for_by: &[Arc<str>],
+    ) -> Judged {
+        let mut judge = Judge::new(self, rules);
+        let outcome = judge.ask(shared, prefix, path, asked_for_by);
+        Judged {
+            outcome: outcome.map(|()| judge.change()),
+            trace: judge.verdict.as_ref().map(|v| rules.chain.trace(v)),
+        }
+    }
+
+    /// The attributes in the form in which they are sent. `attributes` are as accepted.
+    ///
+    /// # Errors
+    ///
+    /// When there is no address that could be the next hop.
+    pub(crate) fn shape(
+        &self,
+        family: Family,
+        change: &Change,
+        mut attributes: Attributes,
+    ) -> Result<(Attributes, NextHop), Withheld> {
+        self.prepare(change.source, &mut attributes);
+        for set in &change.sets {
+            policy::apply(set, &mut attributes);
+        }
+        attributes.canonicalize();
+        let next_hop = self
+            .resolve_next_hop(family, attributes.next_hop)
+            .ok_or(Withheld::NoNextHop)?;
+        attributes.next_hop = Some(next_hop);
+        if self.ebgp {
+            attributes.as_path.prepend(self.local_asn, 1);
+            attributes.local_pref = None;
+            attributes.originator_id = None;
+            attributes.cluster_list.clear();
+        } else {
+            attributes.local_pref.get_or_insert(DEFAULT_LOCAL_PREF);
+        }
+        Ok((attributes, next_hop))
+    }
+
+    /// Whether at least one prefix fits into a message with these attributes.
+    pub(crate) fn fits(&self, family: Family, attributes: &Attributes, next_hop: NextHop) -> bool {
+        let mut block = Vec::new();
+        crate::codec::encode_block(attributes, self.four_octet_as, &mut block);
+        let mut out = bytes::BytesMut::new();
+        UpdateBuilder::announce(&block, next_hop, family, self.max_message, &mut out).is_ok()
+    }
+
+    /// What comes before policy, so that policy has the last word on it.
+    fn prepare(&self, source: Source, attributes: &mut Attributes) {
+        if self.ebgp && source != Source::Local {
+            attributes.med = None; // another AS's MED is not for a third one, RFC 4271 §5.1.4
+            let transitive = |c: &ExtendedCommunity| c.0[0] & 0x40 == 0;
+            attributes.extended_communities.retain(transitive); // RFC 4360 §6
+        }
+        let ourselves = match self.next_hop {
+            NextHopMode::Self_ => true,
+            NextHopMode::Auto => self.ebgp || source == Source::Local,
+            NextHopMode::Unchanged => source == Source::Local,
+        };
+        if ourselves {
+            attributes.next_hop = None;
+        }
+    }
+
+    /// The next hop to send, ours where none is wanted; `None` where there is none that the peer
+    /// could take.
+    pub(crate) fn resolve_next_hop(
+        &self,
+        family: Family,
+        wanted: Option<NextHop>,
+    ) -> Option<NextHop> {
+        let fits = |address: &IpAddr| match (family, address) {
+            (Family::Ipv4, IpAddr::V4(_)) => true,
+            (Family::Ipv4, IpAddr::V6(address)) => {
+                self.extended_next_hop && !address.is_unicast_link_local()
+            }
+            (Family::Ipv6, IpAddr::V6(address)) => !address.is_unicast_link_local(),
+            (Family::Ipv6, IpAddr::V4(_)) => false,
+        };
+        match wanted {
+            // A link-local address means nothing beyond its link.
+            Some(next_hop) => Some(next_hop.address).filter(fits),
+            // The address that the peer reaches for certain goes first.
+            None => [Some(self.local.address), self.local.other_family]
+                .into_iter()
+                .flatten()
+                .find(fits),
+        }
+        .map(NextHop::from)
+    }
+}
+
+/// Judges route after route for one group and remembers what several of them have in common.
+pub(crate) struct Judge<'a> {
+    export: &'a Export,
+    rules: &'a Rules,
+    by_prefix: bool,
+    /// What `attributes` are of.
+    about: Option<(AttrId, SourceId)>,
+    source: Source,
+    attributes: Attributes,
+    advertisement: Option<&'a Advertisement>,
+    verdict: Option<policy::Verdict>,
+    outcome: Option<Result<(), Withheld>>,
+}
+
+impl<'a> Judge<'a> {
+    /// Knows nothing yet.
+    pub(crate) fn new(export: &'a Export, rules: &'a Rules) -> Judge<'a> {
+        Judge {
+            export,
+            rules,
+            by_prefix: rules.chain.looks_at_prefixes(),
+            about: None,
+            source: Source::Local,
+            attributes: Attributes::default(),
+            advertisement: None,
+            verdict: None,
+            outcome: None,
+        }
+    }
+
+    /// Whether the best route of `prefix` may be sent; [`Judge::change`] has the rest.
+    pub(crate) fn ask(
+        &mut self,
+        shared: &Shared,
+        prefix: Prefix,
+        path: &Path,
+        asked_for_by: &[Arc<str>],
+    ) -> Result<(), Withheld> {
+        let local = path.source == SourceId::LOCAL;
+        let about = (path.accepted, path.source);
+        if self.about == Some(about)
+            && !local
+            && !self.by_prefix
+            && let Some(outcome) = self.outcome
+        {
+            return outcome;
+        }
+        if self.about != Some(about) || local {
+            self.about = Some(about);
+            self.verdict = None;
+            self.source = shared.source(path.source).map_or(Source::Local, |o| o.kind);
+            self.attributes = shared.attrs.attributes(path.accepted);
+            self.export.prepare(self.source, &mut self.attributes);
+        }
+        let outcome = self.ask_all(shared, prefix, path, asked_for_by);
+        self.outcome = Some(outcome);
+        outcome
+    }
+
+    fn ask_all(
+        &mut self,
+        shared: &Shared,
+        prefix: Prefix,
+        path: &Path,
+        asked_for_by: &[Arc<str>],
+    ) -> Result<(), Withheld> {
+        let facts = shared.attrs.facts(path.accepted);
+        if self.source == Source::Ibgp && !self.export.ebgp {
+            return Err(Withheld::IbgpToIbgp);
+        }
+        if facts.no_advertise {
+            return Err(Withheld::NoAdvertise);
+        }
+        if facts.no_export && self.export.ebgp {
+            return Err(Withheld::NoExport);
+        }
+        let mut attributes = Cow::Borrowed(&self.attributes);
+        self.advertisement = None;
+        if self.source == Source::Local {
+            let advertisements = &self.rules.advertisements;
+            let found = advertisements
+                .iter()
+                .find(|adv| asked_for_by.iter().any(|name| **name == *adv.name));
+            let advertisement = found.ok_or(Withheld::NotAdvertisedTo)?;
+            self.advertisement = Some(advertisement);
+            if !advertisement.set.is_empty() {
+                let attributes = attributes.to_mut();
+                for set in &advertisement.set {
+                    policy::apply(set, attributes);
+                }
+                attributes.canonicalize();
+            }
+        }
+        let subject = Subject {
+            prefix,
+            source: self.source,
+            peer: shared.source(path.source).and_then(peer_name),
+            advertisement: self.advertisement.map(|adv| adv.name.as_str()),
+        };
+        let verdict = self.rules.chain.judge(&subject, &mut attributes);
+        let accepted = verdict.accepted;
+        self.verdict = Some(verdict);
+        if self.rules.chain.is_closed() {
+            return Err(Withheld::NoExportPolicy);
+        }
+        if !accepted {
+            return Err(Withheld::ExportPolicy);
+        }
+        let next_hop = attributes.next_hop;
+        let next_hop = self.export.resolve_next_hop(prefix.family(), next_hop);
+        next_hop.map(|_| ()).ok_or(Withheld::NoNextHop)
+    }
+
+    /// What is to be done to the attributes of the route asked about last.
+    pub(crate) fn change(&self) -> Change {
+        let mut sets: Vec<Set> = Vec::new();
+        if let Some(advertisement) = self.advertisement {
+            sets.extend_from_slice(&advertisement.set);
+        }
+        if let Some(verdict) = &self.verdict {
+            sets.extend(self.rules.chain.changes(&verdict.applied).cloned());
+        }
+        Change {
+            source: self.source,
+            sets,
+        }
+    }
+}
+
+fn peer_name(origin: &Origin) -> Option<&str> {
+    origin.peer.is_some().then_some(&*origin.name)
+}
+
+/// The attribute block and next hop to send for a set and a change.
+pub(crate) fn encode(
+    export: &Export,
+    family: Family,
+    change: &Change,
+    set: AttrId,
+    attrs: &AttrStore,
+    block: &mut Vec<u8>,
+) -> Result<NextHop, Withheld> {
+    block.clear();
+    let (attributes, next_hop) = export.shape(family, change, attrs.attributes(set))?;
+    crate::codec::encode_block(&attributes, export.four_octet_as, block);
+    Ok(next_hop)
+}

@@ -1,0 +1,203 @@
+//! Next hops: which there are, how the kernel reaches them, and the sets in which they are used.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::engine::{NextHopSet, NextHopState, Output};
+
+/// A next hop some attribute set names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct HopId(u32);
+
+impl HopId {
+    /// No next hop: our own routes.
+    pub(crate) const NONE: HopId = HopId(u32::MAX);
+}
+
+struct Hop {
+    address: IpAddr,
+    /// Attribute sets that name it.
+    refs: u32,
+    /// Of them, those with candidates.
+    tracked: u32,
+    /// How it is reached, once known; `None`: it is not.
+    state: Option<NextHopState>,
+}
+
+/// All next hops. Those that candidates use are tracked through [`Output::TrackNextHop`].
+#[derive(Default)]
+pub(crate) struct Hops {
+    hops: Vec<Hop>,
+    free: Vec<u32>,
+    by_address: HashMap<IpAddr, u32, foldhash::fast::FixedState>,
+    /// To be handed to the engine's outputs.
+    pub(crate) outputs: Vec<Output>,
+}
+
+impl Hops {
+    /// The next hop with this address, with one more reference.
+    pub(crate) fn intern(&mut self, address: IpAddr) -> HopId {
+        if let Some(&id) = self.by_address.get(&address) {
+            self.hops[id as usize].refs += 1;
+            return HopId(id);
+        }
+        let hop = Hop {
+            address,
+            refs: 1,
+            tracked: 0,
+            state: None,
+        };
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.hops[id as usize] = hop;
+                id
+            }
+            None => {
+                self.hops.push(hop);
+                (self.hops.len() - 1) as u32
+            }
+        };
+        self.by_address.insert(address, id);
+        HopId(id)
+    }
+
+    /// One reference fewer.
+    pub(crate) fn release(&mut self, id: HopId) {
+        if id == HopId::NONE {
+            return;
+        }
+        let hop = &mut self.hops[id.0 as usize];
+        hop.refs -= 1;
+        if hop.refs == 0 {
+            self.by_address.remove(&hop.address);
+            self.free.push(id.0);
+        }
+    }
+
+    /// One more attribute set has candidates with it.
+    pub(super) fn track(&mut self, id: HopId) {
+        if id == HopId::NONE {
+            return;
+        }
+        let hop = &mut self.hops[id.0 as usize];
+        hop.tracked += 1;
+        if hop.tracked == 1 {
+            self.outputs.push(Output::TrackNextHop(hop.address));
+        }
+    }
+
+    /// One attribute set fewer has candidates with it.
+    pub(super) fn untrack(&mut self, id: HopId) {
+        if id == HopId::NONE {
+            return;
+        }
+        let hop = &mut self.hops[id.0 as usize];
+        hop.tracked -= 1;
+        if hop.tracked == 0 {
+            hop.state = None; // from now on nobody tells us
+            self.outputs.push(Output::UntrackNextHop(hop.address));
+        }
+    }
+
+    /// The kernel's word on an address. The next hop, when routes have to be decided again.
+    pub(crate) fn set_state(
+        &mut self,
+        address: IpAddr,
+        state: Option<NextHopState>,
+    ) -> Option<HopId> {
+        let &id = self.by_address.get(&address)?;
+        let hop = &mut self.hops[id as usize];
+        if hop.tracked == 0 {
+            return None; // an answer that crossed our UntrackNextHop
+        }
+        let metric = |state: &Option<NextHopState>| state.as_ref().map(|state| state.metric);
+        let changed = metric(&hop.state) != metric(&state);
+        hop.state = state;
+        changed.then_some(HopId(id))
+    }
+
+    /// The metric of the way to it, 0 for our own routes; `None` while there is no way.
+    pub(crate) fn metric(&self, id: HopId) -> Option<u32> {
+        if id == HopId::NONE {
+            return Some(0);
+        }
+        self.hops[id.0 as usize].state.as_ref().map(|s| s.metric)
+    }
+
+    /// How it is reached.
+    pub(crate) fn state(&self, address: IpAddr) -> Option<&NextHopState> {
+        let &id = self.by_address.get(&address)?;
+        self.hops[id as usize].state.as_ref()
+    }
+
+    /// Whether any attribute set names it.
+    pub(crate) fn is_known(&self, address: IpAddr) -> bool {
+        self.by_address.contains_key(&address)
+    }
+
+    /// Its address; `None` for our own routes.
+    pub(crate) fn address(&self, id: HopId) -> Option<IpAddr> {
+        self.hops.get(id.0 as usize).map(|hop| hop.address)
+    }
+}
+
+/// Addresses of next hops used together, sorted.
+pub(crate) type HopList = SmallVec<[IpAddr; 1]>;
+
+/// The sets of next hops that the kernel's side was told of, each with a number.
+#[derive(Default)]
+pub(crate) struct HopSets {
+    sets: HashMap<u32, (Arc<NextHopSet>, u32), foldhash::fast::FixedState>,
+    by_content: HashMap<HopList, u32, foldhash::fast::FixedState>,
+    last: u32,
+}
+
+impl HopSets {
+    /// The number of a set, with one more prefix that uses it; 0 for the empty one.
+    pub(crate) fn intern(&mut self, hops: HopList) -> u32 {
+        if hops.is_empty() {
+            return 0;
+        }
+        if let Some(&id) = self.by_content.get(&hops) {
+            if let Some((_, uses)) = self.sets.get_mut(&id) {
+                *uses += 1;
+            }
+            return id;
+        }
+        // The kernel's side may still hold a set that we have forgotten: no number comes back
+        // before 2³² others.
+        loop {
+            self.last = self.last.wrapping_add(1);
+            if self.last != 0 && !self.sets.contains_key(&self.last) {
+                break;
+            }
+        }
+        let set = Arc::new(NextHopSet {
+            id: self.last,
+            hops: hops.to_vec(),
+        });
+        self.sets.insert(self.last, (set, 1));
+        self.by_content.insert(hops, self.last);
+        self.last
+    }
+
+    /// One prefix fewer uses it.
+    pub(crate) fn release(&mut self, id: u32) {
+        let Some((set, uses)) = self.sets.get_mut(&id) else {
+            return;
+        };
+        *uses -= 1;
+        if *uses == 0 {
+            self.by_content.remove(set.hops.as_slice());
+            self.sets.remove(&id);
+        }
+    }
+
+    /// A set by its number; `None` for 0.
+    pub(crate) fn get(&self, id: u32) -> Option<&Arc<NextHopSet>> {
+        self.sets.get(&id).map(|(set, _)| set)
+    }
+}
