@@ -110,6 +110,9 @@ impl<P: Key> FamilyRib<P> {
                     ..path
                 };
                 self.count(shared, &old, false);
+                if old.fate == Fate::Multipath {
+                    self.queue_fib(slot);
+                }
             }
             None => {
                 self.table.add_path(slot, path);
@@ -127,6 +130,9 @@ impl<P: Key> FamilyRib<P> {
         let before = self.chosen(slot);
         let old = self.table.remove_path(slot, index);
         self.count(shared, &old, false);
+        if old.fate == Fate::Multipath {
+            self.queue_fib(slot);
+        }
         self.decide(shared, slot, before);
         self.mourn(slot);
     }
