@@ -1,0 +1,15 @@
+//! Several engines on a virtual network with a virtual clock.
+//!
+//! `net` is the network, `world` builds speakers and asks them what they know; the rest are tests:
+//! of sessions (`sessions`), of what they are sent (`bad_input`), of what a person and a configuration
+//! do to them (`operation`), and of routes (`routes`, `convergence`).
+
+#![allow(clippy::unwrap_used)] // the whole file is tests
+
+mod bad_input;
+mod convergence;
+mod net;
+mod operation;
+mod routes;
+mod sessions;
+mod world;

@@ -1,0 +1,635 @@
+//! A virtual network: engines, links with delay and loss, TCP as far as BGP can see it, one clock.
+//!
+//! Nothing here waits: the clock jumps to the next thing that happens. One seed gives one run.
+//!
+//! TCP is a pair of byte streams in order. Loss is a retransmission, so a delay; a link that is cut
+//! holds everything back until it is mended; a receiver that does not read fills the window, and
+//! then the sender may not send. What ends a connection abruptly is [`Net::reset_connections`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bgp::codec::{EXTENDED_MESSAGE, next_message};
+use bgp::config::Config;
+use bgp::engine::{Engine, Input, LocalAddresses, NextHopState, Output};
+use bgp::message::Message;
+use bgp::types::{ConnId, Prefix};
+use bytes::{Bytes, BytesMut};
+
+/// Bytes on the way that a receiver has not read; more are not taken from the sender.
+const WINDOW: usize = 64 * 1024;
+
+/// The first retransmission of something lost comes after this, each further one after twice that.
+const RETRANSMISSION: Duration = Duration::from_millis(200);
+
+/// How often something may happen without time going on before it counts as an endless loop.
+const MOST_AT_ONCE: usize = 200_000;
+
+/// A speaker of the network, by number.
+pub(crate) type Id = usize;
+
+/// The way between two speakers; the same in both directions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Link {
+    /// One way.
+    pub(crate) delay: Duration,
+    /// Up to so much more, differently each time.
+    pub(crate) jitter: Duration,
+    /// Probability that something sent is lost and must be sent again.
+    pub(crate) loss: f64,
+}
+
+impl Default for Link {
+    fn default() -> Link {
+        Link {
+            delay: Duration::from_millis(1),
+            jitter: Duration::ZERO,
+            loss: 0.0,
+        }
+    }
+}
+
+/// A message on its way, as a listener on the wire sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sent {
+    /// Time since the network began.
+    pub(crate) at: Duration,
+    pub(crate) from: Id,
+    pub(crate) to: Id,
+    pub(crate) message: Message,
+}
+
+pub(crate) struct Net {
+    pub(crate) now: Instant,
+    start: Instant,
+    pub(crate) random: Random,
+    pub(crate) speakers: Vec<Speaker>,
+    links: BTreeMap<(Id, Id), Wire>,
+    tcps: Vec<Tcp>,
+    events: BTreeMap<(Instant, u64), Event>,
+    sequence: u64,
+    /// Everything ever sent.
+    pub(crate) sent: Vec<Sent>,
+}
+
+/// One engine and what a daemon would hold for it.
+pub(crate) struct Speaker {
+    pub(crate) engine: Engine,
+    pub(crate) config: Config,
+    pub(crate) v4: Ipv4Addr,
+    pub(crate) v6: Ipv6Addr,
+    /// Connections are refused otherwise.
+    pub(crate) listening: bool,
+    /// Received bytes are left in the socket otherwise.
+    pub(crate) reading: bool,
+    /// What its kernel would forward.
+    pub(crate) fib: BTreeMap<Prefix, Vec<IpAddr>>,
+    /// How often it tried to connect.
+    pub(crate) attempts: usize,
+    ends: BTreeMap<ConnId, (usize, usize)>,
+    sendable: BTreeSet<ConnId>,
+    tracked: BTreeSet<IpAddr>,
+}
+
+struct Wire {
+    link: Link,
+    cut: bool,
+    /// What arrived while it was cut.
+    held: Vec<Event>,
+}
+
+struct Tcp {
+    ends: [End; 2],
+    streams: [Stream; 2],
+}
+
+/// One end of a connection; the first is the one that connects.
+struct End {
+    speaker: Id,
+    conn: ConnId,
+    state: EndState,
+    /// Arrived, and left over from messages that are not whole yet.
+    inbox: BytesMut,
+    /// Bytes of it that the engine has not seen.
+    fresh: usize,
+    finished: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EndState {
+    Opening,
+    Open,
+    Closed,
+}
+
+/// From the end of the same number to the other.
+struct Stream {
+    unread: usize,
+    last_arrival: Instant,
+    tap: BytesMut,
+}
+
+#[derive(Clone, Debug)]
+struct Event {
+    tcp: usize,
+    /// The end it happens to.
+    end: usize,
+    what: What,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    /// The first end wishes to connect; happens to the second.
+    Syn,
+    /// The second end's answer.
+    SynAck,
+    /// The second end's other answer.
+    Refused,
+    /// The connection stands for the second end too.
+    Ack,
+    Data(Bytes),
+    Fin,
+    Reset,
+}
+
+/// A small generator of our own, so that a run depends on its seed and on nothing else.
+#[derive(Clone, Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % limit
+    }
+
+    fn chance(&mut self, probability: f64) -> bool {
+        (self.below(1 << 20) as f64) < probability * f64::from(1 << 20)
+    }
+
+    fn up_to(&mut self, time: Duration) -> Duration {
+        time / 1024 * u32::try_from(self.below(1024)).unwrap()
+    }
+}
+
+impl Net {
+    pub(crate) fn new(seed: u64) -> Net {
+        let now = Instant::now();
+        Net {
+            now,
+            start: now,
+            random: Random::new(seed),
+            speakers: Vec::new(),
+            links: BTreeMap::new(),
+            tcps: Vec::new(),
+            events: BTreeMap::new(),
+            sequence: 0,
+            sent: Vec::new(),
+        }
+    }
+
+    /// Adds a speaker that has not been told its configuration yet.
+    pub(crate) fn add(&mut self, config: Config, v4: Ipv4Addr, v6: Ipv6Addr) -> Id {
+        let seed = self.random.below(usize::MAX) as u64;
+        self.speakers.push(Speaker {
+            engine: Engine::new(seed),
+            config,
+            v4,
+            v6,
+            listening: true,
+            reading: true,
+            fib: BTreeMap::new(),
+            attempts: 0,
+            ends: BTreeMap::new(),
+            sendable: BTreeSet::new(),
+            tracked: BTreeSet::new(),
+        });
+        self.speakers.len() - 1
+    }
+
+    pub(crate) fn link(&mut self, a: Id, b: Id, link: Link) {
+        let wire = Wire {
+            link,
+            cut: false,
+            held: Vec::new(),
+        };
+        self.links.insert((a.min(b), a.max(b)), wire);
+    }
+
+    /// Time since the network began.
+    pub(crate) fn time(&self) -> Duration {
+        self.now - self.start
+    }
+
+    /// Nothing passes any more; TCP stays up.
+    pub(crate) fn cut(&mut self, a: Id, b: Id) {
+        self.wire(a, b).cut = true;
+    }
+
+    /// Everything held back passes now.
+    pub(crate) fn mend(&mut self, a: Id, b: Id) {
+        let delay = self.wire(a, b).link.delay;
+        self.wire(a, b).cut = false;
+        for event in std::mem::take(&mut self.wire(a, b).held) {
+            self.schedule(self.now + delay, event);
+        }
+    }
+
+    /// Both ends of every connection between the two see a reset.
+    pub(crate) fn reset_connections(&mut self, a: Id, b: Id) {
+        for tcp in 0..self.tcps.len() {
+            let ends = [0, 1].map(|end| self.tcps[tcp].ends[end].speaker);
+            if ends == [a, b] || ends == [b, a] {
+                for end in [0, 1] {
+                    let what = What::Reset;
+                    self.schedule(self.now, Event { tcp, end, what });
+                }
+            }
+        }
+    }
+
+    /// Bytes that `from` never meant to send arrive at `to` among those that it did.
+    pub(crate) fn inject(&mut self, from: Id, to: Id, bytes: &[u8]) {
+        for tcp in 0..self.tcps.len() {
+            for end in [0, 1] {
+                let [here, there] = [end, 1 - end].map(|end| &self.tcps[tcp].ends[end]);
+                let open = here.state == EndState::Open && there.state == EndState::Open;
+                if open && (here.speaker, there.speaker) == (from, to) {
+                    self.send_on(tcp, end, What::Data(Bytes::copy_from_slice(bytes)));
+                }
+            }
+        }
+    }
+
+    /// The process ends without a word and another one starts in its place, with the same
+    /// configuration; the kernel it left behind resets its connections.
+    pub(crate) fn restart(&mut self, id: Id) {
+        let seed = self.random.below(usize::MAX) as u64;
+        let speaker = &mut self.speakers[id];
+        speaker.engine = Engine::new(seed);
+        speaker.fib.clear();
+        speaker.tracked.clear();
+        speaker.sendable.clear();
+        for (tcp, end) in std::mem::take(&mut speaker.ends).into_values() {
+            self.tcps[tcp].ends[end].state = EndState::Closed;
+            self.send_on(tcp, end, What::Reset);
+        }
+        self.configure(id, |_| {});
+    }
+
+    /// Changes a speaker's configuration and puts it in force.
+    pub(crate) fn configure(&mut self, id: Id, change: impl FnOnce(&mut Config)) {
+        let speaker = &mut self.speakers[id];
+        change(&mut speaker.config);
+        let config = speaker.config.clone();
+        speaker.engine.configure(self.now, config).unwrap();
+        self.flush(id);
+    }
+
+    /// Something that a daemon would do with the engine.
+    pub(crate) fn with<T>(&mut self, id: Id, act: impl FnOnce(&mut Engine, Instant) -> T) -> T {
+        let result = act(&mut self.speakers[id].engine, self.now);
+        self.flush(id);
+        result
+    }
+
+    /// A speaker begins, or stops, to take received bytes from its sockets.
+    pub(crate) fn set_reading(&mut self, id: Id, reading: bool) {
+        self.speakers[id].reading = reading;
+        let ends: Vec<_> = self.speakers[id].ends.values().copied().collect();
+        for (tcp, end) in ends {
+            self.read(tcp, end);
+        }
+    }
+
+    /// Lets time pass, and everything happen that happens in it.
+    pub(crate) fn advance(&mut self, time: Duration) {
+        let end = self.now + time;
+        let mut at_once = 0;
+        while let Some(next) = self.next().filter(|next| *next <= end) {
+            at_once = if next > self.now { 0 } else { at_once + 1 };
+            assert!(at_once < MOST_AT_ONCE, "an endless loop: time stands still");
+            self.now = self.now.max(next);
+            self.step();
+        }
+        self.now = end;
+    }
+
+    fn next(&self) -> Option<Instant> {
+        let timers = self.speakers.iter().filter_map(|s| s.engine.poll_timeout());
+        let event = self.events.keys().next().map(|(at, _)| *at);
+        timers.chain(event).min()
+    }
+
+    fn step(&mut self) {
+        if let Some(entry) = self.events.first_entry()
+            && entry.key().0 <= self.now
+        {
+            let event = entry.remove();
+            return self.happen(event);
+        }
+        for id in 0..self.speakers.len() {
+            let due = self.speakers[id].engine.poll_timeout();
+            if due.is_some_and(|due| due <= self.now) {
+                self.with(id, |engine, now| engine.handle_timeout(now));
+            }
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        let Event { tcp, end, ref what } = event;
+        let [a, b] = [end, 1 - end].map(|end| self.tcps[tcp].ends[end].speaker);
+        let wire = self.wire(a, b);
+        if wire.cut && !matches!(what, What::Reset) {
+            return wire.held.push(event);
+        }
+        let state = self.tcps[tcp].ends[end].state;
+        match what {
+            What::Syn if self.tcps[tcp].ends[0].state == EndState::Closed => {}
+            What::Syn if self.speakers[a].listening => {
+                self.send_on(tcp, end, What::SynAck);
+            }
+            What::Syn => self.send_on(tcp, end, What::Refused),
+            What::SynAck if state == EndState::Opening => {
+                self.tcps[tcp].ends[end].state = EndState::Open;
+                self.send_on(tcp, end, What::Ack);
+                self.come_up(tcp, end);
+            }
+            What::Ack => {
+                self.tcps[tcp].ends[end].state = EndState::Open;
+                self.come_up(tcp, end);
+            }
+            What::Refused if state == EndState::Opening => {
+                self.go_down(tcp, end, Some("connection refused"));
+            }
+            What::Data(bytes) if state == EndState::Open => {
+                let here = &mut self.tcps[tcp].ends[end];
+                here.inbox.extend_from_slice(bytes);
+                here.fresh += bytes.len();
+                self.read(tcp, end);
+            }
+            What::Fin if state == EndState::Open => {
+                self.tcps[tcp].ends[end].finished = true;
+                self.read(tcp, end);
+            }
+            What::Reset if state != EndState::Closed => {
+                self.go_down(tcp, end, Some("connection reset by peer"));
+            }
+            _ => {} // the end is closed
+        }
+    }
+
+    fn come_up(&mut self, tcp: usize, end: usize) {
+        let [id, other] = [end, 1 - end].map(|end| self.tcps[tcp].ends[end].speaker);
+        let conn = self.tcps[tcp].ends[end].conn;
+        let speaker = &mut self.speakers[id];
+        speaker.ends.insert(conn, (tcp, end));
+        let local = LocalAddresses {
+            address: speaker.v4.into(),
+            other_family: Some(speaker.v6.into()),
+        };
+        let remote = SocketAddr::new(self.speakers[other].v4.into(), 40_000);
+        let input = match end {
+            0 => Input::Connected {
+                conn,
+                local,
+                remote,
+            },
+            _ => Input::Accepted {
+                conn,
+                local,
+                remote,
+            },
+        };
+        self.with(id, |engine, now| engine.handle(now, input));
+    }
+
+    /// A connection ends under its engine.
+    fn go_down(&mut self, tcp: usize, end: usize, error: Option<&str>) {
+        let End {
+            speaker,
+            conn,
+            state,
+            ..
+        } = self.tcps[tcp].ends[end];
+        self.forget(tcp, end);
+        let error = error.map(str::to_owned);
+        let input = match state {
+            EndState::Opening => Input::ConnectFailed {
+                conn,
+                error: error.unwrap_or_default(),
+            },
+            _ => Input::Closed { conn, error },
+        };
+        self.with(speaker, |engine, now| engine.handle(now, input));
+    }
+
+    fn forget(&mut self, tcp: usize, end: usize) {
+        let gone = &mut self.tcps[tcp].ends[end];
+        gone.state = EndState::Closed;
+        gone.inbox.clear();
+        gone.fresh = 0;
+        let speaker = &mut self.speakers[gone.speaker];
+        speaker.ends.remove(&gone.conn);
+        speaker.sendable.remove(&gone.conn);
+    }
+
+    /// Gives the engine what has arrived, if the speaker reads.
+    fn read(&mut self, tcp: usize, end: usize) {
+        let here = &mut self.tcps[tcp].ends[end];
+        let (id, conn) = (here.speaker, here.conn);
+        if !self.speakers[id].reading || here.state != EndState::Open {
+            return;
+        }
+        let fresh = std::mem::take(&mut here.fresh);
+        if fresh > 0 {
+            let mut inbox = std::mem::take(&mut here.inbox);
+            self.tcps[tcp].streams[1 - end].unread -= fresh;
+            self.with(id, |engine, now| engine.receive(now, conn, &mut inbox));
+            self.tcps[tcp].ends[end].inbox = inbox;
+            let sender = self.tcps[tcp].ends[1 - end].speaker;
+            self.flush(sender);
+        }
+        let here = &self.tcps[tcp].ends[end];
+        if here.finished && here.state == EndState::Open {
+            self.go_down(tcp, end, None);
+            self.send_on(tcp, end, What::Fin);
+        }
+    }
+
+    /// Carries out what the engine wants, until it wants nothing more.
+    fn flush(&mut self, id: Id) {
+        loop {
+            while let Some(output) = self.speakers[id].engine.poll_output() {
+                self.carry_out(id, output);
+            }
+            let sendable: Vec<_> = self.speakers[id].sendable.iter().copied().collect();
+            let sent = sendable.into_iter().any(|conn| self.send(id, conn, WINDOW));
+            if !sent {
+                return;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, id: Id, output: Output) {
+        match output {
+            Output::Connect { conn, remote, .. } => self.connect(id, conn, remote),
+            Output::Close { conn } => self.close(id, conn),
+            Output::Send { conn } => {
+                self.speakers[id].sendable.insert(conn);
+            }
+            Output::TrackNextHop(address) => {
+                assert!(self.speakers[id].tracked.insert(address), "tracked twice");
+                let known =
+                    |s: &Speaker| address == IpAddr::V4(s.v4) || address == IpAddr::V6(s.v6);
+                let state = self.speakers.iter().any(known).then(|| NextHopState {
+                    metric: 0,
+                    via: None,
+                    interface: "eth0".into(),
+                });
+                let now = self.now;
+                let engine = &mut self.speakers[id].engine;
+                engine.handle(now, Input::NextHop { address, state });
+            }
+            Output::UntrackNextHop(address) => {
+                assert!(self.speakers[id].tracked.remove(&address), "not tracked");
+            }
+            Output::FibPending => self.pull_fib(id),
+            Output::SessionChanged(_) | Output::BestChanged(_) => {}
+        }
+    }
+
+    fn pull_fib(&mut self, id: Id) {
+        const MANY: usize = 100;
+        let Speaker { engine, fib, .. } = &mut self.speakers[id];
+        let mut changes = Vec::new();
+        loop {
+            engine.poll_fib(MANY, &mut changes);
+            let last = changes.len() < MANY;
+            for change in changes.drain(..) {
+                match change.next_hops {
+                    Some(set) => fib.insert(change.prefix, set.hops.clone()),
+                    None => fib.remove(&change.prefix),
+                };
+            }
+            if last {
+                return;
+            }
+        }
+    }
+
+    fn connect(&mut self, id: Id, conn: ConnId, remote: SocketAddr) {
+        self.speakers[id].attempts += 1;
+        let tcp = self.tcps.len();
+        let is_remote = |s: &Speaker| remote.ip() == s.v4 || remote.ip() == s.v6;
+        let other = self.speakers.iter().position(is_remote);
+        let other = other.unwrap_or_else(|| panic!("nobody has the address {remote}"));
+        let end = |speaker, conn| End {
+            speaker,
+            conn,
+            state: EndState::Opening,
+            inbox: BytesMut::new(),
+            fresh: 0,
+            finished: false,
+        };
+        let stream = || Stream {
+            unread: 0,
+            last_arrival: self.now,
+            tap: BytesMut::new(),
+        };
+        let theirs = ConnId(1 << 63 | tcp as u64);
+        self.tcps.push(Tcp {
+            ends: [end(id, conn), end(other, theirs)],
+            streams: [stream(), stream()],
+        });
+        self.speakers[id].ends.insert(conn, (tcp, 0));
+        self.send_on(tcp, 0, What::Syn);
+    }
+
+    /// Sends what there is still to send, then closes.
+    fn close(&mut self, id: Id, conn: ConnId) {
+        let Some((tcp, end)) = self.speakers[id].ends.get(&conn).copied() else {
+            return; // ended by the other side at the same moment
+        };
+        if self.tcps[tcp].ends[end].state == EndState::Open {
+            while self.send(id, conn, usize::MAX) {}
+            self.send_on(tcp, end, What::Fin);
+        }
+        self.forget(tcp, end);
+    }
+
+    /// Sends one piece if the window has room; whether it did.
+    fn send(&mut self, id: Id, conn: ConnId, window: usize) -> bool {
+        let Some((tcp, end)) = self.speakers[id].ends.get(&conn).copied() else {
+            return false;
+        };
+        let open = self.tcps[tcp].ends[end].state == EndState::Open;
+        if !open || self.tcps[tcp].streams[end].unread >= window {
+            return false;
+        }
+        let mut bytes = BytesMut::new();
+        let now = self.now;
+        let more = self.speakers[id].engine.poll_send(now, conn, &mut bytes);
+        if !more {
+            self.speakers[id].sendable.remove(&conn);
+        }
+        if bytes.is_empty() {
+            return more;
+        }
+        self.tap(tcp, end, &bytes);
+        self.send_on(tcp, end, What::Data(bytes.freeze()));
+        true
+    }
+
+    /// From one end to the other, with what the link does to it.
+    fn send_on(&mut self, tcp: usize, end: usize, what: What) {
+        let [a, b] = [end, 1 - end].map(|end| self.tcps[tcp].ends[end].speaker);
+        let link = self.wire(a, b).link;
+        let mut time = link.delay + self.random.up_to(link.jitter);
+        let mut retransmission = RETRANSMISSION;
+        while self.random.chance(link.loss) {
+            time += retransmission;
+            retransmission *= 2;
+        }
+        let stream = &mut self.tcps[tcp].streams[end];
+        if let What::Data(bytes) = &what {
+            stream.unread += bytes.len();
+        }
+        let at = stream.last_arrival.max(self.now + time);
+        stream.last_arrival = at;
+        let end = 1 - end;
+        self.schedule(at, Event { tcp, end, what });
+    }
+
+    fn schedule(&mut self, at: Instant, event: Event) {
+        self.sequence += 1;
+        self.events.insert((at, self.sequence), event);
+    }
+
+    /// Writes down the messages that are in these bytes.
+    fn tap(&mut self, tcp: usize, end: usize, bytes: &[u8]) {
+        let [from, to] = [end, 1 - end].map(|end| self.tcps[tcp].ends[end].speaker);
+        let at = self.now - self.start;
+        let tap = &mut self.tcps[tcp].streams[end].tap;
+        tap.extend_from_slice(bytes);
+        while let Some(message) = next_message(tap, EXTENDED_MESSAGE).expect("well-formed") {
+            self.sent.push(Sent {
+                at,
+                from,
+                to,
+                message,
+            });
+        }
+    }
+
+    fn wire(&mut self, a: Id, b: Id) -> &mut Wire {
+        let wire = self.links.get_mut(&(a.min(b), a.max(b)));
+        wire.unwrap_or_else(|| panic!("no link between {a} and {b}"))
+    }
+}
