@@ -9,39 +9,57 @@
 //!     ▲        bounded      │    ▲
 //!     │                     │    └── changes made by others (monitor), lists (now and then)
 //!     └────── FibEvent ─────┘
-//!             table.rs     what each prefix wants and what became of it
-//!             groups.rs    sets of next hops → nexthop groups
-//!             plan.rs      wanted and actual → steps; pure
-//!             foreign.rs   routes of others in our table
-//!             ../nexthops.rs  how each next hop is reached
 //! ```
+//!
+//! | file | |
+//! |---|---|
+//! | `driver.rs` | the thread: what it has, its turn, what it hears |
+//! | `write.rs`, `subnets.rs` | changes and repairs → route messages |
+//! | `follow.rs`, `../nexthops.rs` | how each next hop is reached, and nexthop objects after it |
+//! | `relist.rs` | what the kernel has: adopted, compared, swept |
+//! | `report.rs` | what a person is told |
+//! | `table.rs`, `groups.rs`, `foreign.rs` | what it knows: prefixes, sets of next hops, routes of others |
+//! | `plan.rs` and the plans of `groups.rs` | desired and actual → steps; pure |
 //!
 //! What is ours in the kernel carries our protocol number. Routes stay when the thread ends.
 
+mod driver;
+mod follow;
+mod foreign;
+mod groups;
+mod plan;
 mod queue;
+mod relist;
+mod report;
+mod subnets;
+mod table;
+#[cfg(test)]
+mod tests;
+mod write;
 
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
 
+use ::plan::KernelConfig;
 use bgp::engine::{FibChange, NextHopState};
 use bgp::types::Prefix;
-use kernel::NetlinkError;
-use plan::KernelConfig;
+use kernel::{Destination, NetlinkError};
 use tokio::sync::{mpsc, oneshot};
 
+use self::driver::{Driver, Timing};
 use self::queue::{Queue, Request};
 
 /// The kernel's side of the speaker. Dropping it ends the thread and leaves the routes in place.
 #[derive(Debug)]
-pub struct Fib {
+pub(crate) struct Fib {
     queue: Arc<Queue>,
 }
 
 /// What the daemon is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FibEvent {
+pub(crate) enum FibEvent {
     /// How a tracked next hop is reached; at first as soon as it is known, then on each change.
     NextHop {
         /// Which.
@@ -57,18 +75,18 @@ pub enum FibEvent {
 
 /// Something that keeps the kernel from doing what we want.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FibProblem {
+pub(crate) struct FibProblem {
     /// `ForeignRoute`, `KernelRefused` or `KernelUnavailable`.
-    pub reason: &'static str,
+    pub(crate) reason: &'static str,
     /// The route it is about.
-    pub prefix: Option<Prefix>,
+    pub(crate) prefix: Option<Prefix>,
     /// For a person.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 /// What became of a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RouteState {
+pub(crate) enum RouteState {
     /// It stands in the kernel as wanted.
     Installed,
     /// It will be written as soon as one of its next hops can be reached.
@@ -83,43 +101,43 @@ pub enum RouteState {
 
 /// What the kernel holds for a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KernelState {
+pub(crate) struct KernelState {
     /// Which.
-    pub prefix: Prefix,
+    pub(crate) prefix: Prefix,
     /// What became of it.
-    pub state: RouteState,
+    pub(crate) state: RouteState,
     /// More about it, for a person; may be empty.
-    pub text: String,
+    pub(crate) text: String,
     /// Ways out in words, such as `via 192.0.2.1 dev eth0`.
-    pub next_hops: Vec<String>,
+    pub(crate) next_hops: Vec<String>,
     /// Where it stands or would stand.
-    pub kernel: KernelConfig,
+    pub(crate) kernel: KernelConfig,
 }
 
 /// Numbers for status and metrics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FibSummary {
+pub(crate) struct FibSummary {
     /// Routes that stand in the kernel as wanted.
-    pub installed: u64,
+    pub(crate) installed: u64,
     /// Routes that wait for a next hop, or for their turn.
-    pub pending: u64,
+    pub(crate) pending: u64,
     /// Routes that the kernel does not take, or whose place a foreign route holds.
-    pub refused: u64,
+    pub(crate) refused: u64,
     /// Adopted routes that nobody has asked for yet.
-    pub stale: u64,
+    pub(crate) stale: u64,
     /// Nexthop groups in use.
-    pub groups: u64,
+    pub(crate) groups: u64,
     /// How often something of ours was put right that somebody else had removed or changed.
-    pub repaired: u64,
+    pub(crate) repaired: u64,
     /// How often changes were lost and everything was listed again.
-    pub overruns: u64,
+    pub(crate) overruns: u64,
     /// As last told.
-    pub problems: Vec<FibProblem>,
+    pub(crate) problems: Vec<FibProblem>,
 }
 
 /// Why the kernel's side cannot start.
 #[derive(Debug, thiserror::Error)]
-pub enum FibError {
+pub(crate) enum FibError {
     /// No socket to the kernel.
     #[error("cannot talk to the kernel about routes")]
     Netlink(#[from] NetlinkError),
@@ -136,22 +154,29 @@ impl Fib {
     /// # Errors
     ///
     /// When the sockets cannot be opened (no CAP_NET_ADMIN) or the thread cannot start.
-    pub fn start(
+    pub(crate) fn start(
         config: KernelConfig,
         events: mpsc::UnboundedSender<FibEvent>,
     ) -> Result<Fib, FibError> {
-        let (queue, _wakes) = Queue::new()?;
-        let _ = (config, events);
-        let fib = Fib {
-            queue: Arc::new(queue),
-        };
-        thread::Builder::new().name("fib".into()).spawn(|| ())?;
-        Ok(fib)
+        Fib::start_with(config, events, Timing::default())
+    }
+
+    fn start_with(
+        config: KernelConfig,
+        events: mpsc::UnboundedSender<FibEvent>,
+        timing: Timing,
+    ) -> Result<Fib, FibError> {
+        let (queue, wakes) = Queue::new()?;
+        let queue = Arc::new(queue);
+        let driver = Driver::open(config, queue.clone(), wakes, events, timing)?;
+        let thread = thread::Builder::new().name("fib".into());
+        thread.spawn(move || driver.run())?;
+        Ok(Fib { queue })
     }
 
     /// From now on routes go where `config` says, and those elsewhere go away. `own_subnets` are
     /// all the subnets of this node: what no other route of the node covers in them is unreachable.
-    pub fn configure(&self, config: KernelConfig, own_subnets: Vec<Prefix>) {
+    pub(crate) fn configure(&self, config: KernelConfig, own_subnets: Vec<Prefix>) {
         self.queue.push(Request::Configure(config, own_subnets));
     }
 
@@ -160,41 +185,41 @@ impl Fib {
     /// # Errors
     ///
     /// The batch, when enough others wait already. [`FibEvent::Room`] tells when to try again.
-    pub fn try_apply(&self, batch: Vec<FibChange>) -> Result<(), Vec<FibChange>> {
+    pub(crate) fn try_apply(&self, batch: Vec<FibChange>) -> Result<(), Vec<FibChange>> {
         self.queue.try_push_batch(batch)
     }
 
     /// Everything that is wanted has been asked for: removes what was adopted and is not wanted.
-    pub fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         self.queue.push(Request::Sweep);
     }
 
     /// Tells from now on how `address` is reached.
-    pub fn track(&self, address: IpAddr) {
+    pub(crate) fn track(&self, address: IpAddr) {
         self.queue.push(Request::Track(address));
     }
 
     /// Ends [`Fib::track`].
-    pub fn untrack(&self, address: IpAddr) {
+    pub(crate) fn untrack(&self, address: IpAddr) {
         self.queue.push(Request::Untrack(address));
     }
 
     /// What the kernel holds for each of `prefixes`, in their order; none if the thread has ended.
-    pub async fn states(&self, prefixes: Vec<Prefix>) -> Vec<KernelState> {
+    pub(crate) async fn states(&self, prefixes: Vec<Prefix>) -> Vec<KernelState> {
         let (answer, answered) = oneshot::channel();
         self.queue.push(Request::States(prefixes, answer));
         answered.await.unwrap_or_default()
     }
 
     /// Numbers as of now.
-    pub async fn summary(&self) -> FibSummary {
+    pub(crate) async fn summary(&self) -> FibSummary {
         let (answer, answered) = oneshot::channel();
         self.queue.push(Request::Summary(answer));
         answered.await.unwrap_or_default()
     }
 
     /// Works off the batches taken, then ends. All routes stay.
-    pub async fn shutdown(self) {
+    pub(crate) async fn shutdown(self) {
         let (answer, answered) = oneshot::channel();
         self.queue.push(Request::Shutdown(Some(answer)));
         // An error means that the thread has ended already.
@@ -205,5 +230,16 @@ impl Fib {
 impl Drop for Fib {
     fn drop(&mut self) {
         self.queue.push(Request::Shutdown(None));
+    }
+}
+
+fn prefix_of(destination: Destination) -> Prefix {
+    Prefix::new(destination.address, destination.length)
+}
+
+fn destination_of(prefix: Prefix) -> Destination {
+    Destination {
+        address: prefix.address(),
+        length: prefix.length(),
     }
 }

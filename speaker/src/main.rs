@@ -6,6 +6,7 @@ mod daemon;
 mod desired;
 mod fib;
 mod metrics;
+mod nexthops;
 mod report;
 mod speaker;
 mod transport;

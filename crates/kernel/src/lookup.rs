@@ -19,12 +19,31 @@ pub fn lookup(
     netlink: &mut Netlink,
     addresses: &[IpAddr],
 ) -> Result<Vec<Option<Route>>, NetlinkError> {
+    let mut found = ask(netlink, addresses, libc::RTM_F_FIB_MATCH)?;
+    for (address, route) in addresses.iter().zip(&mut found) {
+        // An entry that only names somebody's nexthop object: ask for the way a packet takes.
+        if let Some(route) = route
+            && route.paths.is_empty()
+            && route.next_hop.is_some()
+            && let Some(Some(way)) = ask(netlink, &[*address], 0)?.pop()
+        {
+            route.paths = way.paths;
+        }
+    }
+    Ok(found)
+}
+
+fn ask(
+    netlink: &mut Netlink,
+    addresses: &[IpAddr],
+    flags: u32,
+) -> Result<Vec<Option<Route>>, NetlinkError> {
     let mut found = vec![None; addresses.len()];
     let mut requests = Requests::new();
     let mut failures = Vec::new();
     for (chunk, found) in addresses.chunks(AT_ONCE).zip(found.chunks_mut(AT_ONCE)) {
         for address in chunk {
-            requests.look_up(*address);
+            requests.look_up(*address, flags);
         }
         let first = requests.first;
         netlink.exchange(&mut requests, &mut failures, |message| {
@@ -40,11 +59,11 @@ pub fn lookup(
 }
 
 impl Requests {
-    fn look_up(&mut self, address: IpAddr) {
+    fn look_up(&mut self, address: IpAddr, flags: u32) {
         let length = if address.is_ipv4() { 32 } else { 128 };
         self.begin(route::GET, 0);
         self.body(&[address_family(address), length, 0, 0, 0, 0, 0, 0]);
-        self.body(&libc::RTM_F_FIB_MATCH.to_ne_bytes());
+        self.body(&flags.to_ne_bytes());
         self.attribute_address(libc::RTA_DST, address);
         self.end();
     }

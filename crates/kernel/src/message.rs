@@ -128,6 +128,8 @@ pub(crate) struct Message<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
+    /// The socket whose request caused it; 0 is the kernel itself.
+    pub(crate) port: u32,
     pub(crate) body: &'a [u8],
 }
 
@@ -142,6 +144,7 @@ pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
             kind: u16_at(bytes, 4)?,
             flags: u16_at(bytes, 6)?,
             sequence: u32_at(bytes, 8)?,
+            port: u32_at(bytes, 12)?,
             body: &bytes[HEADER..length],
         };
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);

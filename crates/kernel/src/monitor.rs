@@ -43,7 +43,12 @@ pub enum Event {
         replaced: bool,
     },
     /// A route is gone.
-    RouteGone(Route),
+    RouteGone {
+        /// As it was.
+        route: Route,
+        /// It went with something else (its link, its nexthop object): nobody took it away.
+        by_kernel: bool,
+    },
     /// A nexthop object is new, different or gone.
     NextHop(NextHop),
 }
@@ -110,7 +115,10 @@ fn event(message: Message<'_>) -> Option<Event> {
             route: Route::read(message)?,
             replaced: message.flags & message::REPLACE != 0,
         },
-        route::DELETE => Event::RouteGone(Route::read(message)?),
+        route::DELETE => Event::RouteGone {
+            route: Route::read(message)?,
+            by_kernel: message.port == 0,
+        },
         nexthop::NEW | nexthop::DELETE => Event::NextHop(NextHop::read(message)?),
         _ => return None,
     })

@@ -1,0 +1,210 @@
+//! Following the kernel: links, how next hops are reached, and nexthop objects.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use kernel::{Path, list, lookup};
+
+use super::FibEvent;
+use super::driver::Driver;
+use super::groups::ObjectStep;
+use super::table::State;
+use crate::nexthops::Way;
+
+impl Driver {
+    pub(super) fn list_links(&mut self) {
+        match list::links(&mut self.writer) {
+            Ok(links) => self.hops.set_links(links),
+            Err(error) => self.troubled("cannot list links", &error),
+        }
+    }
+
+    /// Looks next hops up again, though not at once: changes come in bursts.
+    pub(super) fn resolve_soon(&mut self) {
+        let at = self.resolved + self.timing.settle;
+        self.resolve_at = Some(self.resolve_at.map_or(at, |other| other.min(at)));
+    }
+
+    /// Looks up again how every next hop is reached, when it is time, and puts groups right.
+    pub(super) fn follow(&mut self) {
+        let now = Instant::now();
+        let due = self.resolve_at.is_some_and(|at| at <= now);
+        if due {
+            self.resolve_at = None;
+            self.resolved = now;
+            self.look_up(&self.hops.addresses());
+        }
+        if due || self.suspect {
+            self.repair_objects();
+        }
+    }
+
+    /// Asks the kernel how these next hops are reached, and tells who wants to know.
+    pub(super) fn look_up(&mut self, addresses: &[IpAddr]) {
+        let found = match lookup::lookup(&mut self.writer, addresses) {
+            Ok(found) => found,
+            Err(error) => {
+                self.troubled("cannot look up next hops", &error);
+                self.resolve_soon();
+                return;
+            }
+        };
+        for (address, route) in addresses.iter().zip(&found) {
+            let way = match route {
+                // Our own routes do not say how their next hops are reached: the best of the
+                // others does.
+                Some(route) if route.owner.protocol == self.config.protocol => {
+                    self.foreign.covering(*address).map(|route| Way {
+                        kind: route.kind,
+                        metric: route.metric,
+                        paths: &route.paths,
+                    })
+                }
+                Some(route) => Some(Way {
+                    kind: route.kind,
+                    metric: route.owner.metric,
+                    paths: &route.paths,
+                }),
+                None => None,
+            };
+            let (_, told) = self.hops.resolve(*address, way);
+            if let Some(state) = told {
+                tracing::debug!(next_hop = %address, reachable = state.is_some(), "next hop");
+                let address = *address;
+                self.tell(FibEvent::NextHop { address, state });
+            }
+        }
+    }
+
+    /// Makes nexthop objects what the routes need, after something changed.
+    pub(super) fn repair_objects(&mut self) {
+        // A way out that the kernel refuses is left out in the second attempt, an id that somebody
+        // took is passed over in it.
+        let mut changed = false;
+        for _ in 0..3 {
+            if self.suspect {
+                changed |= self.list_objects();
+            }
+            if !self.config.install {
+                return;
+            }
+            let sets = self.groups.sets();
+            let wanted: Vec<_> = sets
+                .map(|(slot, hops)| (slot, self.paths_of(hops)))
+                .collect();
+            let steps = self.groups.plan(&wanted);
+            changed |= !steps.is_empty();
+            if self.write_objects(&steps) {
+                break;
+            }
+        }
+        if changed {
+            self.start_backlog();
+        }
+    }
+
+    /// Reads all nexthop objects; routes whose group is gone wait for it from now on. True when
+    /// there are some.
+    fn list_objects(&mut self) -> bool {
+        let found = match list::next_hops(&mut self.writer) {
+            Ok(found) => found,
+            Err(error) => {
+                self.troubled("cannot list nexthop objects", &error);
+                return false;
+            }
+        };
+        self.suspect = false;
+        let lost = self.groups.set_objects(found);
+        if lost.is_empty() {
+            return false;
+        }
+        let groups = &mut self.groups;
+        self.table.change_all(|entry| {
+            if !entry.in_kernel() || !lost.contains(&entry.slot()) {
+                return Some(entry);
+            }
+            if entry.state() == State::Stale {
+                groups.uncount_route(entry.slot());
+                return None;
+            }
+            Some(entry.with(State::Pending))
+        });
+        self.untidy = true;
+        true
+    }
+
+    /// False when some step failed: then the objects must be listed again.
+    pub(super) fn write_objects(&mut self, steps: &[ObjectStep]) -> bool {
+        if steps.is_empty() {
+            return true;
+        }
+        // Routes already requested may point at what a step removes; they go first.
+        self.flush();
+        let protocol = self.config.protocol;
+        for step in steps {
+            match step {
+                ObjectStep::AddPath { id, path } => {
+                    let gateway = path
+                        .gateway
+                        .expect("a resolved next hop always has a gateway");
+                    self.requests.add_path(protocol, *id, gateway, path);
+                }
+                ObjectStep::AddGroup { id, members } => {
+                    self.requests.add_group(protocol, *id, members);
+                }
+                ObjectStep::ReplaceGroup { id, members } => {
+                    self.requests.replace_group(protocol, *id, members);
+                }
+                ObjectStep::Remove { id } => self.requests.remove_next_hop(*id),
+            }
+        }
+        let outcome = self
+            .writer
+            .carry_out(&mut self.requests, &mut self.failures);
+        if let Err(error) = outcome {
+            self.troubled("cannot write nexthop objects", &error);
+            self.suspect = true;
+            return false;
+        }
+        for failure in &self.failures {
+            let step = steps.get(failure.request);
+            if let Some(ObjectStep::AddPath { path, .. }) = step
+                && failure.errno != libc::EEXIST
+            {
+                self.refused_paths.insert(*path, failure.reason());
+                self.problems_dirty = true;
+            }
+            tracing::warn!(?step, reason = failure.reason(), "nexthop object refused");
+        }
+        self.suspect |= !self.failures.is_empty();
+        self.failures.is_empty()
+    }
+
+    pub(super) fn path_in_words(&self, path: &Path) -> String {
+        let interface = self.hops.link_name(path.interface);
+        match path.gateway {
+            Some(gateway) => format!("via {gateway} dev {interface}"),
+            None => format!("dev {interface}"),
+        }
+    }
+
+    /// Removes objects that no route needs. True when there were some.
+    pub(super) fn tidy(&mut self) -> bool {
+        if !self.retired.is_empty() && self.backlog.is_none() {
+            self.purge();
+            return true;
+        }
+        if !std::mem::take(&mut self.untidy) {
+            return false;
+        }
+        let steps = self.groups.plan_removal(!self.swept);
+        self.write_objects(&steps);
+        for hops in self.groups.forget_unused() {
+            for hop in hops {
+                self.hops.release(hop);
+            }
+        }
+        self.last_set = None;
+        true
+    }
+}

@@ -1,0 +1,81 @@
+//! Routes of others in the table that we write to. They are looked at, never changed.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use bgp::types::Prefix;
+use kernel::{Path, Route, RouteKind};
+
+use super::prefix_of;
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Foreign(BTreeMap<Prefix, Vec<ForeignRoute>>);
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ForeignRoute {
+    pub(super) protocol: u8,
+    pub(super) metric: u32,
+    pub(super) kind: RouteKind,
+    pub(super) paths: Vec<Path>,
+}
+
+impl Foreign {
+    pub(super) fn put(&mut self, route: &Route) {
+        let routes = self.0.entry(prefix_of(route.destination)).or_default();
+        let new = ForeignRoute {
+            protocol: route.owner.protocol,
+            metric: route.owner.metric,
+            kind: route.kind,
+            paths: route.paths.clone(),
+        };
+        match routes.iter_mut().find(|old| same(old, route)) {
+            Some(old) => *old = new,
+            None => routes.push(new),
+        }
+    }
+
+    /// A route took the place of whatever had its prefix and metric.
+    pub(super) fn replace(&mut self, route: &Route) {
+        if let Some(routes) = self.0.get_mut(&prefix_of(route.destination)) {
+            routes.retain(|old| old.metric != route.owner.metric);
+        }
+        self.put(route);
+    }
+
+    pub(super) fn remove(&mut self, route: &Route) {
+        let prefix = prefix_of(route.destination);
+        if let Some(routes) = self.0.get_mut(&prefix) {
+            routes.retain(|old| !same(old, route));
+            if routes.is_empty() {
+                self.0.remove(&prefix);
+            }
+        }
+    }
+
+    /// The route that wins over one of ours with `metric`: it has a lower or the same one.
+    pub(super) fn in_the_way(&self, prefix: Prefix, metric: u32) -> Option<&ForeignRoute> {
+        let routes = self.0.get(&prefix)?.iter();
+        routes
+            .filter(|route| route.metric <= metric)
+            .min_by_key(|route| route.metric)
+    }
+
+    pub(super) fn prefixes(&self) -> impl Iterator<Item = Prefix> {
+        self.0.keys().copied()
+    }
+
+    /// The longest match for an address.
+    pub(super) fn covering(&self, address: IpAddr) -> Option<&ForeignRoute> {
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        (0..=longest).rev().find_map(|length| {
+            let routes = self.0.get(&Prefix::new(address, length))?;
+            routes.iter().min_by_key(|route| route.metric)
+        })
+    }
+}
+
+fn same(old: &ForeignRoute, route: &Route) -> bool {
+    old.protocol == route.owner.protocol && old.metric == route.owner.metric
+}

@@ -1,0 +1,164 @@
+use proptest::collection::{btree_set, vec};
+use proptest::prelude::*;
+
+use super::*;
+
+fn path(number: u8) -> Path {
+    Path {
+        gateway: Some(IpAddr::from([192, 0, 2, number])),
+        interface: u32::from(number),
+        on_link: false,
+    }
+}
+
+fn hop(number: u8) -> IpAddr {
+    IpAddr::from([10, 0, 0, number])
+}
+
+/// Groups of these sets; way out `n` is that of next hop `n`.
+fn groups(sets: &[&[u8]]) -> (Groups, Vec<Slot>) {
+    let mut groups = Groups::new(149);
+    let slots: Vec<Slot> = sets.iter().map(|set| create(&mut groups, set)).collect();
+    let wanted = slots.iter().copied().zip(sets.iter().map(|set| paths(set)));
+    let wanted: Vec<_> = wanted.collect();
+    groups.plan(&wanted);
+    (groups, slots)
+}
+
+fn create(groups: &mut Groups, set: &[u8]) -> Slot {
+    let hops: Vec<IpAddr> = set.iter().map(|number| hop(*number)).collect();
+    let slot = groups.create(&hops, &paths(set));
+    groups.count_route(slot);
+    slot
+}
+
+fn paths(set: &[u8]) -> BTreeSet<Path> {
+    set.iter().map(|number| path(*number)).collect()
+}
+
+#[test]
+fn a_way_out_that_is_gone_leaves_all_groups_of_two_in_one_step() {
+    let (mut groups, slots) = groups(&[&[1, 2], &[2, 3], &[1, 2, 3], &[2]]);
+    let wanted = [
+        (slots[0], paths(&[1])),
+        (slots[1], paths(&[3])),
+        (slots[2], paths(&[1, 3])),
+        (slots[3], paths(&[])),
+    ];
+    let steps = groups.plan(&wanted);
+    assert!(
+        matches!(steps[..], [ObjectStep::Remove { .. }]),
+        "{steps:?}"
+    );
+    assert_eq!(groups.paths(slots[0]), [path(1)]);
+    assert_eq!(groups.paths(slots[3]), [path(2)], "no group is emptied");
+    assert_eq!(groups.plan(&wanted), []);
+}
+
+#[test]
+fn a_group_adopted_with_the_wanted_ways_out_is_used_without_a_step() {
+    let (before, slots) = groups(&[&[1, 2], &[3]]);
+    let objects = |groups: &Groups| {
+        let paths = groups.objects.paths.iter().map(|(id, path)| NextHop {
+            id: *id,
+            protocol: 149,
+            kind: NextHopKind::Path(*path),
+        });
+        let all = groups.objects.groups.iter().map(|(id, members)| NextHop {
+            id: *id,
+            protocol: 149,
+            kind: NextHopKind::Group(members.clone()),
+        });
+        paths.chain(all).collect::<Vec<_>>()
+    };
+    let mut after = Groups::new(149);
+    assert!(after.set_objects(objects(&before)).is_empty());
+    let claimed = create(&mut after, &[1, 2]);
+    assert_eq!(after.id(claimed), before.id(slots[0]));
+    assert_eq!(after.plan(&[(claimed, paths(&[1, 2]))]), []);
+    assert_eq!(
+        after.plan_removal(true),
+        [],
+        "the other may still be asked for"
+    );
+    assert_eq!(
+        after.plan_removal(false).len(),
+        2,
+        "a group and its way out"
+    );
+}
+
+#[test]
+fn groups_that_vanished_are_told() {
+    let (mut groups, slots) = groups(&[&[1, 2], &[3]]);
+    let lost = groups.set_objects(Vec::new());
+    assert_eq!(lost, slots.into_iter().collect());
+    assert!(groups.set_objects(Vec::new()).is_empty(), "told once");
+}
+
+#[test]
+fn an_id_that_somebody_else_uses_is_passed_over() {
+    let mut groups = Groups::new(149);
+    let first = 149 << PROTOCOL_SHIFT | (Kind::Group as u32) << KIND_SHIFT | 1;
+    let foreign = NextHop {
+        id: first,
+        protocol: 4,
+        kind: NextHopKind::Other,
+    };
+    groups.set_objects(vec![foreign]);
+    let slot = create(&mut groups, &[1]);
+    assert_eq!(groups.id(slot), first + 1);
+}
+
+#[test]
+fn nothing_is_left_when_no_route_wants_anything() {
+    let (mut groups, slots) = groups(&[&[1, 2], &[2]]);
+    for slot in slots {
+        assert!(groups.uncount_route(slot));
+    }
+    groups.plan_removal(true);
+    assert_eq!(groups.forget_unused().len(), 2);
+    assert_eq!(groups.objects, Objects::default());
+    assert_eq!(groups.len(), 0);
+}
+
+proptest! {
+    /// Whatever the ways out become, the steps end in what is wanted, never put an object where one
+    /// is, never name one that is not there, and never empty a group.
+    #[test]
+    fn steps_end_in_what_is_wanted(
+        sets in vec(btree_set(1u8..6, 1..5), 1..6),
+        changes in vec(vec(btree_set(1u8..6, 0..5), 6), 1..5),
+    ) {
+        let sets: BTreeSet<Vec<u8>> = sets.into_iter().map(|s| s.into_iter().collect()).collect();
+        let sets: Vec<&[u8]> = sets.iter().map(Vec::as_slice).collect();
+        let (mut groups, slots) = groups(&sets);
+        for change in changes {
+            let change = change.iter().map(|set| set.iter().map(|n| path(*n)).collect());
+            let wanted: Vec<_> = slots.iter().copied().zip(change).collect();
+            let mut objects = groups.objects.clone();
+            for step in groups.plan(&wanted) {
+                match &step {
+                    ObjectStep::AddPath { id, .. } | ObjectStep::AddGroup { id, .. } => {
+                        prop_assert!(!objects.has(*id));
+                    }
+                    ObjectStep::ReplaceGroup { id, .. } => {
+                        prop_assert!(objects.groups.contains_key(id));
+                    }
+                    ObjectStep::Remove { id } => prop_assert!(objects.has(*id)),
+                }
+                let before = objects.groups.len();
+                objects.apply(&step);
+                prop_assert!(objects.groups.len() >= before);
+            }
+            prop_assert_eq!(&objects, &groups.objects);
+            for (slot, paths) in &wanted {
+                if !paths.is_empty() {
+                    let now: BTreeSet<Path> = groups.paths(*slot).into_iter().collect();
+                    prop_assert_eq!(&now, paths);
+                }
+            }
+            prop_assert_eq!(groups.plan(&wanted), []);
+        }
+    }
+}

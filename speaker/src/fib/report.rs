@@ -1,0 +1,162 @@
+//! What a person is told: the state of a prefix, numbers, problems.
+
+use std::time::Instant;
+
+use bgp::types::Prefix;
+
+use super::driver::Driver;
+use super::foreign::ForeignRoute;
+use super::table::{Entry, State};
+use super::{FibEvent, FibProblem, FibSummary, KernelState, RouteState};
+
+/// Problems told at once.
+const TOLD: usize = 100;
+
+impl Driver {
+    pub(super) fn state(&self, prefix: Prefix) -> KernelState {
+        let entry = self.table.get(prefix);
+        let entry = entry.filter(|entry| entry.state() != State::Stale);
+        let (state, text) = match entry {
+            Some(_) if !self.config.install => (
+                RouteState::NotInstalled,
+                "kernel.install is off for this node".to_owned(),
+            ),
+            Some(entry) => self.state_of(prefix, entry),
+            None => (RouteState::NotInstalled, String::new()),
+        };
+        let paths = entry.map_or_else(Vec::new, |entry| self.groups.paths(entry.slot()));
+        let in_kernel = state == RouteState::Installed;
+        let paths = paths.iter().filter(|_| in_kernel);
+        KernelState {
+            prefix,
+            state,
+            text,
+            next_hops: paths.map(|path| self.path_in_words(path)).collect(),
+            kernel: self.config,
+        }
+    }
+
+    fn state_of(&self, prefix: Prefix, entry: Entry) -> (RouteState, String) {
+        match entry.state() {
+            State::Installed | State::Stale => {
+                let foreign = self.foreign.in_the_way(prefix, self.config.metric);
+                let text = foreign.map_or_else(String::new, |route| self.wins(prefix, route));
+                (RouteState::Installed, text)
+            }
+            State::Pending => {
+                let hops = self.groups.hops(entry.slot());
+                let refused = hops.iter().flat_map(|hop| self.hops.paths(*hop));
+                let reason = refused
+                    .filter_map(|path| self.refused_paths.get(path))
+                    .next();
+                let text = match reason {
+                    Some(reason) => format!("the kernel refuses the way out: {reason}"),
+                    None if self.is_ready(entry.slot()) => "waits for its turn".to_owned(),
+                    None => "none of its next hops can be reached".to_owned(),
+                };
+                (RouteState::Pending, text)
+            }
+            State::Refused => {
+                let reason = self.refusals.get(&prefix).cloned();
+                let text = reason.unwrap_or_else(|| "tried again soon".to_owned());
+                (RouteState::Refused, text)
+            }
+            State::Foreign => {
+                let foreign = self.foreign.in_the_way(prefix, self.config.metric);
+                let text = foreign.map_or_else(String::new, |route| self.wins(prefix, route));
+                (RouteState::Foreign, text)
+            }
+        }
+    }
+
+    fn wins(&self, prefix: Prefix, route: &ForeignRoute) -> String {
+        let (protocol, metric) = (protocol_in_words(route.protocol), route.metric);
+        let show = self.command_to_show(prefix);
+        let ours = self.config.metric;
+        format!(
+            "a route of {protocol} with metric {metric} is used instead of ours (metric {ours}); \
+             see `{show}`, remove it or give ours a lower metric"
+        )
+    }
+
+    pub(super) fn summary(&self) -> FibSummary {
+        let count = |state| self.table.count(state);
+        FibSummary {
+            installed: count(State::Installed),
+            pending: if self.config.install {
+                count(State::Pending)
+            } else {
+                0
+            },
+            refused: count(State::Refused) + count(State::Foreign),
+            stale: count(State::Stale),
+            groups: self.groups.len(),
+            repaired: self.repaired,
+            overruns: self.overruns,
+            problems: self.problems_now(),
+        }
+    }
+
+    /// Tells problems when they changed, and not too often.
+    pub(super) fn report(&mut self) {
+        if !self.problems_dirty || Instant::now() < self.report_at {
+            return;
+        }
+        self.problems_dirty = false;
+        self.report_at = Instant::now() + self.timing.report;
+        let now = self.problems_now();
+        if now != self.problems {
+            self.problems.clone_from(&now);
+            self.tell(FibEvent::Problems(now));
+        }
+    }
+
+    fn problems_now(&self) -> Vec<FibProblem> {
+        let trouble = self.trouble.iter().map(|text| FibProblem {
+            reason: "KernelUnavailable",
+            prefix: None,
+            message: text.clone(),
+        });
+        let paths = self.refused_paths.iter().map(|(path, reason)| FibProblem {
+            reason: "KernelRefused",
+            prefix: None,
+            message: format!("{}: {reason}", self.path_in_words(path)),
+        });
+        let refused = self.refusals.iter().map(|(prefix, reason)| FibProblem {
+            reason: "KernelRefused",
+            prefix: Some(*prefix),
+            message: reason.clone(),
+        });
+        let metric = self.config.metric;
+        let foreign = self.foreign.prefixes().filter_map(|prefix| {
+            self.table
+                .get(prefix)
+                .filter(|entry| entry.state() != State::Stale)?;
+            let route = self.foreign.in_the_way(prefix, metric)?;
+            Some(FibProblem {
+                reason: "ForeignRoute",
+                prefix: Some(prefix),
+                message: self.wins(prefix, route),
+            })
+        });
+        let all = trouble.chain(paths).chain(refused).chain(foreign);
+        all.take(TOLD).collect()
+    }
+}
+
+/// The common ones of `/etc/iproute2/rt_protos`.
+fn protocol_in_words(protocol: u8) -> String {
+    let name = match protocol {
+        2 => "the kernel (an address of this host)",
+        3 => "protocol boot (by hand)",
+        4 => "protocol static",
+        9 => "router advertisements",
+        11 => "zebra",
+        12 => "BIRD",
+        16 => "DHCP",
+        186 => "FRR (BGP)",
+        188 => "FRR (OSPF)",
+        other => return format!("protocol {other}"),
+    };
+    name.to_owned()
+}
