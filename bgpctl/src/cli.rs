@@ -1,0 +1,278 @@
+//! The words of the command line.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+
+use crate::pki;
+
+/// Where a speaker listens when nobody says otherwise.
+pub(crate) const SPEAKER_SOCKET: &str = "/run/routeshare/speaker.sock";
+/// Where the controller listens for people on its own machine.
+pub(crate) const CONTROLLER_SOCKET: &str = "unix:/run/routeshare/controller.sock";
+
+/// Ask speakers and the controller, and tell them what to do
+///
+/// Without --node or --all the speaker of this machine is asked, over its Unix socket. With them, or
+/// with --controller, the controller is asked, which reaches every speaker.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, subcommand_required = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) target: Target,
+
+    /// How answers look
+    #[arg(short, long, value_enum, default_value_t, global = true)]
+    pub(crate) output: Format,
+
+    /// Colours; `auto` means on a terminal, unless NO_COLOR is set
+    #[arg(long, value_enum, default_value_t, global = true)]
+    pub(crate) color: Color,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Whom to ask.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Whom to ask")]
+pub(crate) struct Target {
+    /// The speaker's Unix socket [default: /run/routeshare/speaker.sock]
+    #[arg(long, global = true, value_name = "PATH", env = "ROUTESHARE_SOCKET",
+          value_hint = ValueHint::FilePath)]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// The controller: https://HOST:7443, http://127.0.0.1:PORT or unix:PATH
+    /// [default: unix:/run/routeshare/controller.sock]
+    #[arg(long, global = true, value_name = "URL", env = "ROUTESHARE_CONTROLLER")]
+    pub(crate) controller: Option<String>,
+
+    /// Ask the speaker of this node, through the controller; may be given again
+    #[arg(short, long, global = true, value_name = "NAME", action = ArgAction::Append,
+          value_delimiter = ',', conflicts_with = "all")]
+    pub(crate) node: Vec<String>,
+
+    /// Ask the speakers of all nodes, through the controller
+    #[arg(short, long, global = true)]
+    pub(crate) all: bool,
+
+    /// The authority's certificate, for a controller reached by https
+    #[arg(long, global = true, value_name = "FILE", env = "ROUTESHARE_CA",
+          value_hint = ValueHint::FilePath)]
+    pub(crate) ca: Option<PathBuf>,
+
+    /// Your own certificate (`bgpctl pki operator`)
+    #[arg(long, global = true, value_name = "FILE", env = "ROUTESHARE_CERT", requires = "key",
+          value_hint = ValueHint::FilePath)]
+    pub(crate) cert: Option<PathBuf>,
+
+    /// Its key
+    #[arg(long, global = true, value_name = "FILE", env = "ROUTESHARE_KEY", requires = "cert",
+          value_hint = ValueHint::FilePath)]
+    pub(crate) key: Option<PathBuf>,
+}
+
+/// How answers look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Columns for people
+    #[default]
+    Table,
+    /// More columns
+    Wide,
+    /// One JSON array, an element a line; with --watch an object a line
+    Json,
+    /// One YAML list; with --watch a document an element
+    Yaml,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal
+    #[default]
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show nodes, subnets, peers, routes, configuration or status
+    #[command(subcommand)]
+    Show(Show),
+    /// Say why a prefix is reached the way it is, or not at all
+    #[command(alias = "why")]
+    Explain(Explain),
+    /// Close a session and open it again, or (--soft) only exchange the routes again
+    Reset(Reset),
+    /// Close a session and keep it closed
+    Shutdown(Shutdown),
+    /// Open a session that was shut down
+    Enable(Enable),
+    /// Check resource files without a controller
+    Check(Check),
+    /// Make an authority, and certificates for the controller, nodes and operators
+    #[command(subcommand)]
+    Pki(pki::Command),
+    /// Print a completion script: source <(bgpctl completion bash)
+    Completion {
+        /// For which shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Show {
+    /// Nodes, their subnets and how their sessions fare (asks the controller)
+    #[command(visible_alias = "node")]
+    Nodes,
+    /// Which node holds which subnet, and since when (asks the controller)
+    #[command(visible_alias = "subnet")]
+    Subnets,
+    /// Sessions; with a name everything about one of them
+    #[command(visible_alias = "peer", aliases = ["neighbor", "neighbors"])]
+    Peers(Peers),
+    /// Routes
+    #[command(visible_alias = "route")]
+    Routes(Routes),
+    /// The configuration in force; with --node the one the controller has for the node
+    Config,
+    /// How the speaker fares; with --controller how the controller does
+    Status,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Peers {
+    /// A peer's name or address
+    pub(crate) peer: Option<String>,
+    /// Stay, and print every change of a session
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Routes {
+    /// A prefix, or an address for its longest match
+    pub(crate) destination: Option<String>,
+    /// As received from this peer, before import policy (Adj-RIB-In)
+    #[arg(long, value_name = "PEER", conflicts_with_all = ["advertised", "all_paths"])]
+    pub(crate) received: Option<String>,
+    /// As sent to this peer, after export policy (Adj-RIB-Out)
+    #[arg(long, value_name = "PEER", conflicts_with = "all_paths")]
+    pub(crate) advertised: Option<String>,
+    /// Every path, not only those in use
+    #[arg(long)]
+    pub(crate) all_paths: bool,
+    /// The prefix and all within it
+    #[arg(long, requires = "destination")]
+    pub(crate) longer_prefixes: bool,
+    /// Only this family
+    #[arg(long, value_enum, ignore_case = true)]
+    pub(crate) family: Option<FamilyArgument>,
+    /// Stay, and print every change of a best route
+    #[arg(short, long, conflicts_with_all = ["received", "advertised", "all_paths"])]
+    pub(crate) watch: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FamilyArgument {
+    /// IPv4 unicast
+    #[value(name = "ipv4", aliases = ["4", "inet"])]
+    Ipv4,
+    /// IPv6 unicast
+    #[value(name = "ipv6", aliases = ["6", "inet6"])]
+    Ipv6,
+}
+
+impl FamilyArgument {
+    /// As the speaker's service calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            FamilyArgument::Ipv4 => "IPv4",
+            FamilyArgument::Ipv6 => "IPv6",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// A prefix, or an address for its longest match
+    pub(crate) destination: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Reset {
+    /// The peer's name or address
+    pub(crate) peer: String,
+    /// The session stays; only ask for its routes and send ours again
+    #[arg(long)]
+    pub(crate) soft: bool,
+    /// A text for the people at the other end
+    #[arg(
+        short,
+        long,
+        default_value = "",
+        hide_default_value = true,
+        conflicts_with = "soft"
+    )]
+    pub(crate) message: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Shutdown {
+    /// The peer's name or address
+    pub(crate) peer: String,
+    /// A text for the people at the other end
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    pub(crate) message: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Enable {
+    /// The peer's name or address
+    pub(crate) peer: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// YAML files, or directories of them
+    #[arg(required = true, value_name = "FILE|DIR", value_hint = ValueHint::AnyPath)]
+    pub(crate) paths: Vec<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_table_of_one_peer_is_one_direction_only() {
+        let both = [
+            "bgpctl",
+            "show",
+            "routes",
+            "--received",
+            "a",
+            "--advertised",
+            "b",
+        ];
+        assert!(Cli::try_parse_from(both).is_err());
+    }
+
+    #[test]
+    fn nodes_may_be_given_with_commas() {
+        let cli = Cli::try_parse_from(["bgpctl", "show", "peers", "-n", "a1,a2", "-n", "b1"]);
+        assert_eq!(cli.unwrap().target.node, ["a1", "a2", "b1"]);
+    }
+}

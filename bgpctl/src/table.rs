@@ -1,0 +1,244 @@
+//! Columns for people.
+//!
+//! Rows may come in any number: the first [`FIRST_PAGE`] decide how wide the columns are, and what
+//! comes later is printed at once, so that a million rows need no more memory than a thousand.
+
+use std::io::Write;
+
+use anstyle::Style;
+
+use crate::error::Failure;
+use crate::output::{Output, TITLE};
+
+/// So many rows are looked at before the widths are fixed.
+const FIRST_PAGE: usize = 500;
+/// Between two columns.
+const GAP: usize = 2;
+
+/// A column's title, and to which side its cells are pushed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Column {
+    title: &'static str,
+    right: bool,
+    optional: bool,
+}
+
+impl Column {
+    /// Words.
+    pub(crate) const fn text(title: &'static str) -> Column {
+        Column {
+            title,
+            right: false,
+            optional: false,
+        }
+    }
+
+    /// Numbers.
+    pub(crate) const fn number(title: &'static str) -> Column {
+        Column {
+            title,
+            right: true,
+            optional: false,
+        }
+    }
+
+    /// Words that are left out, with the title, when no row of a short table has any.
+    pub(crate) const fn optional(title: &'static str) -> Column {
+        Column {
+            title,
+            right: false,
+            optional: true,
+        }
+    }
+}
+
+/// One field of one row.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cell {
+    text: String,
+    style: Style,
+}
+
+impl Cell {
+    pub(crate) fn styled(style: Style, text: impl Into<String>) -> Cell {
+        Cell {
+            text: text.into(),
+            style,
+        }
+    }
+}
+
+impl<T: Into<String>> From<T> for Cell {
+    fn from(text: T) -> Cell {
+        Cell::styled(Style::new(), text)
+    }
+}
+
+/// A table that is written as its rows come.
+pub(crate) struct Table<W> {
+    writer: W,
+    output: Output,
+    columns: Vec<Column>,
+    /// Rows that wait for the widths; none once those are fixed.
+    waiting: Vec<Vec<Cell>>,
+    /// Of each column; `None` for one that is left out. Empty until fixed.
+    widths: Vec<Option<usize>>,
+}
+
+impl<W: Write> Table<W> {
+    pub(crate) fn new(output: Output, writer: W, columns: Vec<Column>) -> Table<W> {
+        Table {
+            writer,
+            output,
+            columns,
+            waiting: Vec::new(),
+            widths: Vec::new(),
+        }
+    }
+
+    /// Adds a row; it has a cell for every column.
+    pub(crate) fn push(&mut self, row: Vec<Cell>) -> Result<(), Failure> {
+        debug_assert_eq!(row.len(), self.columns.len());
+        if !self.widths.is_empty() {
+            return self.write(&row);
+        }
+        self.waiting.push(row);
+        if self.waiting.len() == FIRST_PAGE {
+            self.fix(false)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is left; a table without rows has no titles either.
+    pub(crate) fn finish(mut self) -> Result<W, Failure> {
+        if self.widths.is_empty() && !self.waiting.is_empty() {
+            self.fix(true)?;
+        }
+        self.writer.flush()?;
+        Ok(self.writer)
+    }
+
+    /// Fixes the widths, and writes the titles and the rows that have waited. Columns are left out
+    /// only when the table is `complete`: a later row may need them.
+    fn fix(&mut self, complete: bool) -> Result<(), Failure> {
+        let rows = std::mem::take(&mut self.waiting);
+        let widths = self.columns.iter().enumerate().map(|(index, column)| {
+            let widest = rows.iter().map(|row| width(&row[index].text)).max();
+            match widest.unwrap_or(0) {
+                0 if column.optional && complete => None,
+                widest => Some(widest.max(width(column.title))),
+            }
+        });
+        self.widths = widths.collect();
+        let titles: Vec<Cell> = self
+            .columns
+            .iter()
+            .map(|column| Cell::styled(TITLE, column.title))
+            .collect();
+        self.write(&titles)?;
+        rows.iter().try_for_each(|row| self.write(row))
+    }
+
+    fn write(&mut self, row: &[Cell]) -> Result<(), Failure> {
+        let mut line = String::new();
+        let mut owed = 0;
+        for ((cell, column), size) in row.iter().zip(&self.columns).zip(&self.widths) {
+            let Some(size) = size else { continue };
+            let padding = size.saturating_sub(width(&cell.text));
+            let (before, after) = if column.right {
+                (padding, 0)
+            } else {
+                (0, padding)
+            };
+            // Blanks are owed until something follows, so that no line ends in them.
+            if !cell.text.is_empty() {
+                line.extend(std::iter::repeat_n(' ', owed + before));
+                line += &self.output.paint(cell.style, &cell.text);
+                owed = after + GAP;
+            } else {
+                owed += padding + GAP;
+            }
+        }
+        line.push('\n');
+        Ok(self.writer.write_all(line.as_bytes())?)
+    }
+}
+
+fn width(text: &str) -> usize {
+    text.chars().count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Color, Format};
+
+    fn table(columns: Vec<Column>) -> Table<Vec<u8>> {
+        Table::new(
+            Output::new(Format::Table, Color::Never),
+            Vec::new(),
+            columns,
+        )
+    }
+
+    fn text(table: Table<Vec<u8>>) -> String {
+        String::from_utf8(table.finish().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn columns_are_aligned_and_no_line_ends_in_blanks() {
+        let mut table = table(vec![
+            Column::text("PEER"),
+            Column::number("ROUTES"),
+            Column::text("NOTE"),
+        ]);
+        table
+            .push(vec!["tor-a".into(), "12".into(), "".into()])
+            .unwrap();
+        table
+            .push(vec!["b".into(), "1".into(), "slow".into()])
+            .unwrap();
+        assert_eq!(
+            text(table),
+            "PEER   ROUTES  NOTE\ntor-a      12\nb           1  slow\n"
+        );
+    }
+
+    #[test]
+    fn a_column_that_nobody_needs_is_left_out() {
+        let mut table = table(vec![
+            Column::text("A"),
+            Column::optional("REASON"),
+            Column::text("B"),
+        ]);
+        table.push(vec!["1".into(), "".into(), "2".into()]).unwrap();
+        assert_eq!(text(table), "A  B\n1  2\n");
+    }
+
+    #[test]
+    fn later_pages_keep_the_widths_of_the_first_and_hide_nothing() {
+        let mut table = table(vec![
+            Column::text("A"),
+            Column::optional("B"),
+            Column::text("C"),
+        ]);
+        for _ in 0..FIRST_PAGE {
+            table.push(vec!["1".into(), "".into(), "3".into()]).unwrap();
+        }
+        assert!(
+            table.waiting.is_empty(),
+            "the first page is written when it is full"
+        );
+        table
+            .push(vec!["1234".into(), "x".into(), "3".into()])
+            .unwrap();
+        let text = text(table);
+        assert!(text.starts_with("A  B  C\n1     3\n"), "{text}");
+        assert!(text.ends_with("\n1234  x  3\n"), "{text}");
+    }
+
+    #[test]
+    fn a_table_without_rows_is_empty() {
+        assert_eq!(text(table(vec![Column::text("A")])), "");
+    }
+}
