@@ -146,6 +146,43 @@ fn aliases_and_merges_of_yaml_are_understood() {
     assert!(parse(&[file("a.yaml", text)]).is_ok());
 }
 
+/// What is written by a program (an API server, say) reads like what a person wrote.
+#[test]
+fn resources_written_out_are_read_as_the_same_again() {
+    fn written<S: serde::Serialize>(kind: &str, resource: &api::Resource<S>) -> String {
+        let body = serde_saphyr::to_string(resource).unwrap();
+        format!("apiVersion: routeshare.io/v1alpha1\nkind: {kind}\n{body}\n---\n")
+    }
+    let sets = [
+        [
+            include_str!("../../../examples/two-racks/fabric.yaml"),
+            include_str!("../../../examples/two-racks/nodes.yaml"),
+            include_str!("../../../examples/two-racks/peers.yaml"),
+        ]
+        .join("---\n"),
+        include_str!("../../../examples/single-host/host.yaml").to_owned(),
+        include_str!("../../../examples/mesh/cluster.yaml").to_owned(),
+        include_str!("../../../examples/tor/spine/spine.yaml").to_owned(),
+    ];
+    for text in sets {
+        let read = parse(&[file("a.yaml", text)]).unwrap().resources;
+        let mut again = written("Fabric", &read.fabric);
+        again.extend(read.pools.values().map(|it| written("Pool", it)));
+        again.extend(read.nodes.values().map(|it| written("Node", it)));
+        again.extend(read.peers.values().map(|it| written("Peer", it)));
+        again.extend(read.policies.values().map(|it| written("RoutePolicy", it)));
+        again.extend(
+            read.advertisements
+                .values()
+                .map(|it| written("Advertisement", it)),
+        );
+        match parse(&[file("again.yaml", again.clone())]) {
+            Ok(parsed) => assert_eq!(parsed.resources, read),
+            Err(mistakes) => panic!("{mistakes:#?}\n{again}"),
+        }
+    }
+}
+
 /// What deep nesting and references to references make of a small file costs nothing.
 #[test]
 fn a_hostile_file_is_refused_quickly() {
