@@ -131,6 +131,8 @@ pub(crate) struct Rig {
     /// Bytes that the engine has left because they are no whole message.
     left: BTreeMap<ConnId, BytesMut>,
     closed: BTreeSet<ConnId>,
+    /// Peers that read nothing at present.
+    busy: BTreeSet<Who>,
     conns: BTreeMap<Who, ConnId>,
     next_conn: u64,
 }
@@ -144,6 +146,7 @@ impl Rig {
             sent: BTreeMap::new(),
             left: BTreeMap::new(),
             closed: BTreeSet::new(),
+            busy: BTreeSet::new(),
             conns: BTreeMap::new(),
             next_conn: 1 << 63,
         };
@@ -220,6 +223,7 @@ impl Rig {
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Connect { .. } => panic!("the peers are passive"),
+            Output::Send { conn } if self.busy.iter().any(|who| self.conns[who] == conn) => {}
             Output::Send { conn } => self.flush(conn),
             Output::Close { conn } => {
                 self.flush(conn);
@@ -249,6 +253,23 @@ impl Rig {
     fn flush(&mut self, conn: ConnId) {
         let buf = self.sent.entry(conn).or_default();
         while self.engine.poll_send(self.now, conn, buf) {}
+    }
+
+    /// `who` reads nothing from now on.
+    pub(crate) fn stop_reading(&mut self, who: Who) {
+        self.busy.insert(who);
+    }
+
+    /// `who` reads again.
+    pub(crate) fn read_again(&mut self, who: Who) {
+        if self.busy.remove(&who) {
+            self.flush(self.conns[&who]);
+            self.settle();
+        }
+    }
+
+    pub(crate) fn reads(&self, who: Who) -> bool {
+        !self.busy.contains(&who)
     }
 
     /// Lets time pass, timers and all.

@@ -20,6 +20,10 @@ enum Step {
     Ask(Who, Family),
     /// Sends all routes of IPv4 again, and they are these. RFC 7313.
     SendAgain(Who, u32, Vec<Prefix>),
+    /// Reads nothing for a while.
+    StopReading(Who),
+    /// Reads again what has become of it.
+    ReadAgain(Who),
     /// Mallory's session is lost and comes back without routes.
     Restart,
 }
@@ -48,6 +52,8 @@ fn any_step() -> impl Strategy<Value = Step> {
             list.retain(|prefix| prefix.family() == Family::Ipv4);
             Step::SendAgain(who, med, list)
         }),
+        1 => who().prop_map(Step::StopReading),
+        1 => who().prop_map(Step::ReadAgain),
         1 => Just(Step::Restart),
     ]
 }
@@ -79,7 +85,10 @@ proptest! {
                     rig.say(who, &withdraw(&prefixes));
                     said.get_mut(&who).unwrap().retain(|prefix, _| !prefixes.contains(prefix));
                 }
+                Step::StopReading(who) => rig.stop_reading(who),
+                Step::ReadAgain(who) => rig.read_again(who),
                 Step::Ask(who, family) => {
+                    rig.read_again(who);
                     listen(&rig.heard(who), heard.get_mut(&who).unwrap());
                     let mut bytes = BytesMut::new();
                     encode_route_refresh(family, RefreshKind::Request, &mut bytes);
@@ -106,6 +115,7 @@ proptest! {
                     known.extend(prefixes.iter().map(|p| (*p, expected(who, med, *p))));
                 }
                 Step::Restart => {
+                    rig.read_again(Who::Mallory);
                     // A NOTIFICATION: Cease, Administrative Reset.
                     let mut bytes = BytesMut::from(&[0xFF; 16][..]);
                     bytes.extend_from_slice(&[0, 21, 3, 6, 4]);
@@ -122,6 +132,9 @@ proptest! {
                 prop_assert_eq!(&rig.received(who), &said[&who]);
             }
             for who in Who::ALL {
+                if !rig.reads(who) {
+                    continue;
+                }
                 let messages = rig.heard(who);
                 let known = heard.get_mut(&who).unwrap();
                 listen(&messages, known);
