@@ -16,6 +16,7 @@ mod admin;
 mod identity;
 mod listen;
 mod metrics;
+mod planning;
 mod reconcile;
 mod registry;
 mod serve;

@@ -13,21 +13,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipam::Millis;
-use ipam::numbers::{self, Wanted};
+use ipam::numbers;
 use ipam::pool::{self, Desired, Family, Ledger, State, Use, Wish};
 use ipnetwork::IpNetwork;
-use plan::Snapshot;
-use prost::Message as _;
 use proto::controller::v1 as pb;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::planning::{family_of, grace, number, pool_of, snapshot, wanted_numbers};
 use crate::registry::{Registry, SpeakerState, is_nearly_used_up, size_of};
 use crate::source::files::now;
 use crate::source::{Loaded, SourceState};
-use crate::store::{Commit, Contents, Store, StoreError, StoredResources, Version};
+use crate::store::{Commit, Contents, Store, StoreError, StoredResources};
 
 /// After a start nothing is freed for so long (or for the grace time, if that is shorter): speakers
 /// that still use a subnet must have had the time to come back and say so.
@@ -77,13 +76,16 @@ pub(crate) struct Reconciler {
     source: watch::Receiver<SourceState>,
     view: watch::Sender<View>,
     started: Instant,
-    /// The resources and grants the last plan was made of, and the plan.
+    /// What the last plan was made of, and what came of it; good while nothing changes.
     planned: Option<Planned>,
+    /// The last pass freed something that somebody may be waiting for.
+    freed: bool,
 }
 
 struct Planned {
     loaded: Arc<Loaded>,
-    plan: plan::Plan,
+    configs: BTreeMap<String, Arc<pb::NodeConfig>>,
+    problems: Vec<(String, String)>,
 }
 
 /// What a pass decided, not yet durable.
@@ -111,6 +113,7 @@ impl Reconciler {
             view: watch::Sender::default(),
             started: Instant::now(),
             planned: None,
+            freed: false,
         }
     }
 
@@ -323,46 +326,65 @@ impl Reconciler {
             loaded,
             subnets,
             numbers,
-            mut problems,
+            problems,
         } = pass;
+        let same = self.planned.as_ref().is_some_and(|planned| {
+            Arc::ptr_eq(&planned.loaded, &loaded) && subnets.is_empty() && numbers.is_empty()
+        });
+        if same {
+            self.freed = false;
+        } else {
+            // Lost when the commit fails: then the next pass plans anew.
+            let planned = self.commit(store, loaded, &subnets, &numbers)?;
+            self.freed = subnets.iter().any(|c| matches!(c, pool::Change::Free(_)));
+            self.freed |= numbers
+                .iter()
+                .any(|c| matches!(c, numbers::Change::Free(_)));
+            log_changes(&subnets);
+            self.planned = Some(planned);
+        }
+        let Some(planned) = &self.planned else {
+            return Ok(());
+        };
+        // Operators first: who asks about what a speaker was told finds it.
+        self.publish(planned, problems);
+        for (node, config) in &planned.configs {
+            self.registry.tell(node, config);
+        }
+        self.registry.forget_others(&planned.configs);
+        Ok(())
+    }
+
+    /// Plans with what was decided, and commits all of it.
+    fn commit(
+        &mut self,
+        store: &Store,
+        loaded: Arc<Loaded>,
+        subnets: &[pool::Change],
+        numbers: &[numbers::Change],
+    ) -> Result<Planned, StoreError> {
         let mut ledger = self.contents.ledger.clone();
-        ledger.apply(&subnets);
+        ledger.apply(subnets);
         let mut leased = self.contents.numbers.clone();
-        for change in &numbers {
+        for change in numbers {
             match change {
                 numbers::Change::Set(key, lease) => leased.insert(key.clone(), *lease),
                 numbers::Change::Free(key) => leased.remove(key),
             };
         }
-        let same = self.planned.as_ref().is_some_and(|planned| {
-            Arc::ptr_eq(&planned.loaded, &loaded) && subnets.is_empty() && numbers.is_empty()
-        });
-        let plan = match self.planned.take_if(|_| same) {
-            Some(planned) => planned.plan,
-            None => plan::plan(&snapshot(&loaded, &ledger, &leased)),
-        };
-        problems.extend(
-            plan.problems
-                .iter()
-                .map(|p| (p.node.clone(), p.message.clone())),
-        );
-
+        let plan = plan::plan(&snapshot(&loaded, &ledger, &leased));
         let numbered = number(&plan, &self.contents, &ledger);
         let stored = self.stored_resources(&loaded);
-        if !subnets.is_empty()
-            || !numbers.is_empty()
-            || !numbered.changes.is_empty()
-            || stored.is_some()
-        {
+        let nothing = subnets.is_empty() && numbers.is_empty() && numbered.changes.is_empty();
+        if !nothing || stored.is_some() {
             store.commit(&Commit {
-                subnets: &subnets,
-                numbers: &numbers,
+                subnets,
+                numbers,
                 versions: &numbered.changes,
                 last_version: numbered.last_version,
                 resources: stored.as_ref(),
             })?;
         }
-        log_changes(&subnets);
         if let Some(stored) = stored {
             self.contents.resources = stored;
         }
@@ -375,25 +397,17 @@ impl Reconciler {
                 None => self.contents.versions.remove(&node),
             };
         }
-        self.planned = Some(Planned {
-            loaded: Arc::clone(&loaded),
-            plan,
-        });
-        // Operators first: who asks about what a speaker was told finds it.
-        self.publish(&loaded, problems, numbered.configs.clone());
-        for (node, config) in &numbered.configs {
-            self.registry.tell(node, config);
-        }
-        self.registry.forget_others(&numbered.configs);
-        Ok(())
+        let problems = plan.problems.into_iter().map(|p| (p.node, p.message));
+        Ok(Planned {
+            loaded,
+            configs: numbered.configs,
+            problems: problems.collect(),
+        })
     }
 
-    fn publish(
-        &self,
-        loaded: &Arc<Loaded>,
-        problems: Vec<(String, String)>,
-        configs: BTreeMap<String, Arc<pb::NodeConfig>>,
-    ) {
+    fn publish(&self, planned: &Planned, mut problems: Vec<(String, String)>) {
+        let loaded = &planned.loaded;
+        problems.extend(planned.problems.iter().cloned());
         let mut nodes: BTreeMap<String, NodeView> = BTreeMap::new();
         for node in loaded.resources.nodes.keys() {
             nodes.entry(node.clone()).or_default().exists = true;
@@ -416,7 +430,7 @@ impl Reconciler {
             nodes,
             ledger: self.contents.ledger.clone(),
             pools: pools.collect(),
-            configs,
+            configs: planned.configs.clone(),
             store_error: String::new(),
         });
     }
@@ -436,6 +450,9 @@ impl Reconciler {
         if self.store.is_none() {
             return RETRY;
         }
+        if self.freed {
+            return Duration::ZERO;
+        }
         let subnets = self.contents.ledger.iter().filter_map(|(_, lease)| {
             let State::Waiting { free_at } = lease.state else {
                 return None;
@@ -449,136 +466,12 @@ impl Reconciler {
         let learning = LEARN_USERS.saturating_sub(self.started.elapsed());
         let grace = self.source.borrow().in_force.as_deref().map(grace);
         let learning = learning.min(grace.unwrap_or_default());
-        // Something held back for longer than its time is looked at once a second.
-        Duration::from_millis(next.saturating_sub(now))
-            .max(learning)
-            .clamp(RETRY.min(Duration::from_millis(50)), LONGEST_SLEEP)
-    }
-}
-
-/// The configurations with their versions.
-struct Numbered {
-    configs: BTreeMap<String, Arc<pb::NodeConfig>>,
-    changes: Vec<(String, Option<Version>)>,
-    last_version: u64,
-}
-
-/// Gives each configuration its version: the stored one when its content is the same, else one higher
-/// than any before. The version of a node that is gone is kept for as long as its subnets.
-fn number(plan: &plan::Plan, contents: &Contents, ledger: &Ledger) -> Numbered {
-    let mut numbered = Numbered {
-        configs: BTreeMap::new(),
-        changes: Vec::new(),
-        last_version: contents.last_version,
-    };
-    for (node, config) in &plan.configs {
-        let mut config = plan::wire::to_proto(config);
-        let digest = digest(&config);
-        let known = contents.versions.get(node);
-        config.version = match known.filter(|known| known.digest == digest) {
-            Some(known) => known.version,
-            None => {
-                numbered.last_version += 1;
-                let version = numbered.last_version;
-                let change = Version { version, digest };
-                numbered.changes.push((node.clone(), Some(change)));
-                version
-            }
+        let wait = match next.saturating_sub(now) {
+            0 if learning.is_zero() => RETRY, // held back because it is still used
+            wait => Duration::from_millis(wait).max(learning),
         };
-        numbered.configs.insert(node.clone(), Arc::new(config));
+        wait.min(LONGEST_SLEEP)
     }
-    let holding: BTreeSet<&str> = ledger.iter().map(|(_, l)| l.node.as_str()).collect();
-    for node in contents.versions.keys() {
-        if !plan.configs.contains_key(node) && !holding.contains(node.as_str()) {
-            numbered.changes.push((node.clone(), None));
-        }
-    }
-    numbered
-}
-
-/// SHA-256 of the encoding, which is the same for the same content (there are no maps in it).
-fn digest(config: &pb::NodeConfig) -> String {
-    let digest = ring::digest::digest(&ring::digest::SHA256, &config.encode_to_vec());
-    let bytes = digest.as_ref().iter();
-    bytes.map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// What the plan may know: only grants that are in the ledger. A static subnet that somebody else
-/// still holds is left out until it is free.
-fn snapshot(
-    loaded: &Loaded,
-    ledger: &Ledger,
-    numbers: &BTreeMap<String, numbers::NumberLease>,
-) -> Snapshot {
-    let mut resources = loaded.resources.clone();
-    for (name, node) in &mut resources.nodes {
-        node.spec.subnets.retain(|subnet| {
-            let lease = ledger.get(IpNetwork::from(*subnet));
-            lease.is_some_and(|l| l.node == *name && l.fixed && l.state == State::Assigned)
-        });
-    }
-    let mut subnets: BTreeMap<String, Vec<plan::Subnet>> = BTreeMap::new();
-    for (subnet, lease) in ledger.iter() {
-        if lease.fixed || lease.state != State::Assigned {
-            continue;
-        }
-        let purpose = match resources.pools.get(&lease.pool) {
-            Some(pool) => pool.spec.purpose.into(),
-            None => plan::Purpose::Pods, // the pool is gone; its subnets are kept
-        };
-        subnets
-            .entry(lease.node.clone())
-            .or_default()
-            .push(plan::Subnet {
-                prefix: subnet.into(),
-                pool: lease.pool.clone(),
-                purpose,
-            });
-    }
-    let numbers = numbers
-        .iter()
-        .filter(|(_, lease)| lease.free_at.is_none())
-        .map(|(key, lease)| (key.clone(), bgp::types::Asn(lease.asn)));
-    Snapshot {
-        resources,
-        subnets,
-        numbers: numbers.collect(),
-    }
-}
-
-fn wanted_numbers(loaded: &Loaded, grace: Millis) -> Wanted {
-    let wanted = plan::wanted_numbers(&loaded.resources);
-    let range = wanted.first().map(|first| first.range);
-    let taken = plan::fixed_numbers(&loaded.resources);
-    Wanted {
-        keys: wanted.into_iter().map(|wanted| wanted.key).collect(),
-        range: range.map(|range| range.first.0..=range.last.0),
-        taken: taken.into_iter().map(|asn| asn.0).collect(),
-        grace,
-    }
-}
-
-fn pool_of(pool: &api::Pool) -> pool::Pool {
-    let spec = &pool.spec;
-    pool::Pool {
-        name: pool.metadata.name.clone(),
-        prefixes: spec.prefixes.iter().map(|p| (*p).into()).collect(),
-        ipv4_length: spec.node_subnet_length.ipv4.get(),
-        ipv6_length: spec.node_subnet_length.ipv6.get(),
-        reserved: spec.reserved.iter().map(|p| (*p).into()).collect(),
-    }
-}
-
-fn family_of(family: bgp::types::Family) -> Family {
-    match family {
-        bgp::types::Family::Ipv4 => Family::Ipv4,
-        bgp::types::Family::Ipv6 => Family::Ipv6,
-    }
-}
-
-fn grace(loaded: &Loaded) -> Duration {
-    let seconds = loaded.resources.fabric.spec.subnet_grace_seconds.get();
-    Duration::from_secs(seconds.into())
 }
 
 fn log_changes(changes: &[pool::Change]) {

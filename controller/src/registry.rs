@@ -5,6 +5,7 @@
 //! NodeConfig is in a watch channel of its node, so that a slow speaker costs one configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipam::Millis;
@@ -22,6 +23,9 @@ const NEARLY_USED_UP_PERCENT: u128 = 80;
 pub(crate) struct Registry {
     speakers: Mutex<BTreeMap<String, Speaker>>,
     attention: Notify,
+    /// Numbers streams and tunnels, so that the end of an old one is not taken for that of its
+    /// successor.
+    last_id: AtomicU64,
 }
 
 struct Speaker {
@@ -29,8 +33,6 @@ struct Speaker {
     stream: Option<Stream>,
     report: Option<Arc<pb::NodeReport>>,
     tunnel: Option<Tunnel>,
-    /// Numbers streams and tunnels, so that the end of an old one is not taken for that of its successor.
-    last_id: u64,
 }
 
 struct Stream {
@@ -72,12 +74,12 @@ impl Registry {
     /// A speaker has opened its stream. An older stream of the node ends: it is most likely what is
     /// left of a connection that broke.
     pub(crate) fn opened(&self, node: &str, now: Millis) -> OpenStream {
+        let id = self.next_id();
         let mut speakers = self.lock();
         let speaker = speakers.entry(node.to_owned()).or_default();
-        speaker.last_id += 1;
         let replaced = CancellationToken::new();
         let old = speaker.stream.replace(Stream {
-            id: speaker.last_id,
+            id,
             since: now,
             replaced: replaced.clone(),
             reported: false,
@@ -86,7 +88,7 @@ impl Registry {
             old.replaced.cancel();
         }
         OpenStream {
-            id: speaker.last_id,
+            id,
             config: speaker.config.subscribe(),
             replaced,
         }
@@ -129,19 +131,19 @@ impl Registry {
 
     /// A speaker has opened a tunnel; an older one is closed. Returns its number, and when to close.
     pub(crate) fn tunnel_opened(&self, node: &str, channel: Channel) -> (u64, CancellationToken) {
+        let id = self.next_id();
         let mut speakers = self.lock();
         let speaker = speakers.entry(node.to_owned()).or_default();
-        speaker.last_id += 1;
         let replaced = CancellationToken::new();
         let old = speaker.tunnel.replace(Tunnel {
-            id: speaker.last_id,
+            id,
             channel,
             replaced: replaced.clone(),
         });
         if let Some(old) = old {
             old.replaced.cancel();
         }
-        (speaker.last_id, replaced)
+        (id, replaced)
     }
 
     /// A tunnel has ended.
@@ -182,7 +184,7 @@ impl Registry {
             speaker
                 .config
                 .send_if_modified(|current| current.take().is_some_and(|_| false));
-            speaker.stream.is_some() || speaker.tunnel.is_some() || speaker.report.is_some()
+            speaker.stream.is_some() || speaker.tunnel.is_some()
         });
     }
 
@@ -214,6 +216,10 @@ impl Registry {
         self.attention.notified().await;
     }
 
+    fn next_id(&self) -> u64 {
+        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Speaker>> {
         // Every change is complete in itself, so what a panicking holder left behind is sound.
         self.speakers.lock().unwrap_or_else(PoisonError::into_inner)
@@ -238,7 +244,6 @@ impl Default for Speaker {
             stream: None,
             report: None,
             tunnel: None,
-            last_id: 0,
         }
     }
 }

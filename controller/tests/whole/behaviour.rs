@@ -311,3 +311,48 @@ async fn a_static_subnet_is_not_given_while_another_node_still_holds_it() {
     let config = config.await.unwrap().into_inner();
     assert_eq!(subnets(&config), ["10.64.0.64/26", "fd00:64:0:1::/64"]);
 }
+
+#[tokio::test]
+async fn health_follows_the_resources_and_reflection_lists_the_services() {
+    use tonic_health::pb::health_client::HealthClient;
+    use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_response};
+
+    let bench = Bench::new();
+    fs::remove_file(bench.resource("fabric.yaml")).unwrap();
+    let controller = bench.start(&[]);
+    let channel = controller.connect().await;
+    let serving = async || {
+        let mut health = HealthClient::new(channel.clone());
+        let request = HealthCheckRequest::default();
+        health.check(request).await.unwrap().into_inner().status()
+    };
+    assert_eq!(serving().await, ServingStatus::NotServing);
+    bench.write("fabric.yaml", &fabric(3600));
+    wait_for("readiness", || async {
+        match serving().await {
+            ServingStatus::Serving => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    let request = ServerReflectionRequest {
+        message_request: Some(MessageRequest::ListServices(String::new())),
+        ..ServerReflectionRequest::default()
+    };
+    let mut answers = ServerReflectionClient::new(channel.clone())
+        .server_reflection_info(futures::stream::iter([request]))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response;
+    let Some(server_reflection_response::MessageResponse::ListServicesResponse(services)) = answer
+    else {
+        panic!("no list: {answer:?}");
+    };
+    let services: Vec<String> = services.service.into_iter().map(|s| s.name).collect();
+    let ours = "routeshare.controller.v1.AdminService".to_owned();
+    assert!(services.contains(&ours), "{services:?}");
+}

@@ -229,7 +229,7 @@ impl Speaker {
             subnets: subnets.collect(),
             ..pb::NodeReport::default()
         };
-        self.reports.send(report).unwrap();
+        let _ = self.reports.send(report); // fails when the stream has broken
     }
 }
 

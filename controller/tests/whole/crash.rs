@@ -25,6 +25,7 @@ struct Record {
     subnets: BTreeMap<String, String>,
     of_node: BTreeMap<String, Node>,
     asns: BTreeMap<u32, String>,
+    faults: Vec<String>,
 }
 
 #[derive(Default)]
@@ -39,30 +40,41 @@ impl Record {
     /// of one length per family, so two that are not the same do not overlap.
     fn told(&mut self, node: &str, config: &pb::NodeConfig) {
         self.configs += 1;
-        assert_eq!(config.node, node);
+        let mut faults = Vec::new();
+        let mut check = |holds: bool, fault: String| {
+            if !holds {
+                faults.push(format!("{node}, version {}: {fault}", config.version));
+            }
+        };
+        check(
+            config.node == node,
+            format!("is told what is for {}", config.node),
+        );
         let told: BTreeSet<String> = config.subnets.iter().map(|s| s.prefix.clone()).collect();
         for subnet in &told {
             let other = self.subnets.insert(subnet.clone(), node.to_owned());
             let other = other.unwrap_or_else(|| node.to_owned());
-            assert_eq!(other, node, "{subnet} was given to both");
+            check(other == node, format!("{subnet} was given to {other} too"));
         }
         let other = self.asns.insert(config.asn, node.to_owned());
         let other = other.unwrap_or_else(|| node.to_owned());
-        assert_eq!(other, node, "AS {} was given to both", config.asn);
+        check(
+            other == node,
+            format!("AS {} was given to {other} too", config.asn),
+        );
         let known = self.of_node.entry(node.to_owned()).or_default();
         let forgotten: Vec<_> = known.subnets.difference(&told).collect();
-        assert!(forgotten.is_empty(), "{node} lost {forgotten:?}");
-        assert!(
-            known.asn == 0 || known.asn == config.asn,
-            "{node} changed its AS"
+        check(forgotten.is_empty(), format!("lost {forgotten:?}"));
+        let same_asn = known.asn == 0 || known.asn == config.asn;
+        check(same_asn, format!("was AS {} before", known.asn));
+        let last = &known.last;
+        check(
+            last.version <= config.version,
+            format!("after version {}", last.version),
         );
-        assert!(
-            known.last.version <= config.version,
-            "{node}: versions go back"
-        );
-        if known.last.version == config.version {
-            assert_eq!(known.last, *config, "{node}: one version, two contents");
-        }
+        let one_content = last.version != config.version || last == config;
+        check(one_content, "has had another content".to_owned());
+        self.faults.extend(faults);
         known.subnets = told;
         known.asn = config.asn;
         known.last = config.clone();
@@ -102,6 +114,7 @@ async fn subnets_outlive_kill_9_at_any_moment_and_never_have_two_owners() {
         });
         let _ = playing.await;
         controller.kill();
+        assert_eq!(record.lock().unwrap().faults, [""; 0]);
     }
 
     let controller = bench.start(&[]);
@@ -144,6 +157,7 @@ async fn subnets_outlive_kill_9_at_any_moment_and_never_have_two_owners() {
         .map(|lease| (lease.prefix, lease.node))
         .collect();
     let record = record.lock().unwrap();
+    assert_eq!(record.faults, [""; 0]);
     for (subnet, node) in &record.subnets {
         assert_eq!(leases.get(subnet), Some(node), "{subnet}");
     }

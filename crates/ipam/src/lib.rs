@@ -7,6 +7,8 @@
 
 pub mod numbers;
 pub mod pool;
+
+mod problem;
 mod span;
 
 #[cfg(test)]

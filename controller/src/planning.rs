@@ -1,0 +1,141 @@
+//! Between the resources, what was given out, and `ipam` and `plan`: conversions without state.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipam::Millis;
+use ipam::numbers::{self, Wanted};
+use ipam::pool::{self, Family, Ledger, State};
+use ipnetwork::IpNetwork;
+use plan::Snapshot;
+use prost::Message as _;
+use proto::controller::v1 as pb;
+
+use crate::source::Loaded;
+use crate::store::{Contents, Version};
+
+/// The configurations with their versions.
+pub(crate) struct Numbered {
+    pub(crate) configs: BTreeMap<String, Arc<pb::NodeConfig>>,
+    pub(crate) changes: Vec<(String, Option<Version>)>,
+    pub(crate) last_version: u64,
+}
+
+/// Gives each configuration its version: the stored one when its content is the same, else one higher
+/// than any before. The version of a node that is gone is kept for as long as its subnets.
+pub(crate) fn number(plan: &plan::Plan, contents: &Contents, ledger: &Ledger) -> Numbered {
+    let mut numbered = Numbered {
+        configs: BTreeMap::new(),
+        changes: Vec::new(),
+        last_version: contents.last_version,
+    };
+    for (node, config) in &plan.configs {
+        let mut config = plan::wire::to_proto(config);
+        let digest = digest(&config);
+        let known = contents.versions.get(node);
+        config.version = match known.filter(|known| known.digest == digest) {
+            Some(known) => known.version,
+            None => {
+                numbered.last_version += 1;
+                let version = numbered.last_version;
+                let change = Version { version, digest };
+                numbered.changes.push((node.clone(), Some(change)));
+                version
+            }
+        };
+        numbered.configs.insert(node.clone(), Arc::new(config));
+    }
+    let holding: BTreeSet<&str> = ledger.iter().map(|(_, l)| l.node.as_str()).collect();
+    for node in contents.versions.keys() {
+        if !plan.configs.contains_key(node) && !holding.contains(node.as_str()) {
+            numbered.changes.push((node.clone(), None));
+        }
+    }
+    numbered
+}
+
+/// SHA-256 of the encoding, which is the same for the same content (there are no maps in it).
+fn digest(config: &pb::NodeConfig) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, &config.encode_to_vec());
+    let bytes = digest.as_ref().iter();
+    bytes.map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What the plan may know: only grants that are in the ledger. A static subnet that somebody else
+/// still holds is left out until it is free.
+pub(crate) fn snapshot(
+    loaded: &Loaded,
+    ledger: &Ledger,
+    numbers: &BTreeMap<String, numbers::NumberLease>,
+) -> Snapshot {
+    let mut resources = loaded.resources.clone();
+    for (name, node) in &mut resources.nodes {
+        node.spec.subnets.retain(|subnet| {
+            let lease = ledger.get(IpNetwork::from(*subnet));
+            lease.is_some_and(|l| l.node == *name && l.fixed && l.state == State::Assigned)
+        });
+    }
+    let mut subnets: BTreeMap<String, Vec<plan::Subnet>> = BTreeMap::new();
+    for (subnet, lease) in ledger.iter() {
+        if lease.fixed || lease.state != State::Assigned {
+            continue;
+        }
+        let purpose = match resources.pools.get(&lease.pool) {
+            Some(pool) => pool.spec.purpose.into(),
+            None => plan::Purpose::Pods, // the pool is gone; its subnets are kept
+        };
+        subnets
+            .entry(lease.node.clone())
+            .or_default()
+            .push(plan::Subnet {
+                prefix: subnet.into(),
+                pool: lease.pool.clone(),
+                purpose,
+            });
+    }
+    let numbers = numbers
+        .iter()
+        .filter(|(_, lease)| lease.free_at.is_none())
+        .map(|(key, lease)| (key.clone(), bgp::types::Asn(lease.asn)));
+    Snapshot {
+        resources,
+        subnets,
+        numbers: numbers.collect(),
+    }
+}
+
+pub(crate) fn wanted_numbers(loaded: &Loaded, grace: Millis) -> Wanted {
+    let wanted = plan::wanted_numbers(&loaded.resources);
+    let range = wanted.first().map(|first| first.range);
+    let taken = plan::fixed_numbers(&loaded.resources);
+    Wanted {
+        keys: wanted.into_iter().map(|wanted| wanted.key).collect(),
+        range: range.map(|range| range.first.0..=range.last.0),
+        taken: taken.into_iter().map(|asn| asn.0).collect(),
+        grace,
+    }
+}
+
+pub(crate) fn pool_of(pool: &api::Pool) -> pool::Pool {
+    let spec = &pool.spec;
+    pool::Pool {
+        name: pool.metadata.name.clone(),
+        prefixes: spec.prefixes.iter().map(|p| (*p).into()).collect(),
+        ipv4_length: spec.node_subnet_length.ipv4.get(),
+        ipv6_length: spec.node_subnet_length.ipv6.get(),
+        reserved: spec.reserved.iter().map(|p| (*p).into()).collect(),
+    }
+}
+
+pub(crate) fn family_of(family: bgp::types::Family) -> Family {
+    match family {
+        bgp::types::Family::Ipv4 => Family::Ipv4,
+        bgp::types::Family::Ipv6 => Family::Ipv6,
+    }
+}
+
+pub(crate) fn grace(loaded: &Loaded) -> Duration {
+    let seconds = loaded.resources.fabric.spec.subnet_grace_seconds.get();
+    Duration::from_secs(seconds.into())
+}
