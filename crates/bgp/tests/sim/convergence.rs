@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use bgp::config::Set;
 use proptest::prelude::*;
 
 use crate::net::{Id, Link, Net, Random};
-use crate::world::{name, own_prefix, seconds};
+use crate::world::{OPEN, name, own_prefix, seconds};
 
 /// Ten speakers, each in an AS of its own and with two neighbours.
 fn ring(seed: u64) -> Net {
@@ -94,14 +95,16 @@ fn a_network_whose_connections_are_reset_again_and_again_ends_as_if_nothing_had_
     net.assert_all_reachable();
 }
 
-/// A connected network of 2 to 7 speakers, some in the same AS; nothing in it but `shape` decides
-/// who peers with whom.
+/// A connected network of 2 to 7 speakers in as many ASes or in fewer, each AS meshed within;
+/// nothing but `shape` decides who peers with whom.
 fn network(shape: u64, seed: u64) -> (Net, Vec<(Id, Id)>) {
     let mut choice = Random::new(shape);
     let mut net = Net::new(seed);
     let size = 2 + choice.below(6);
+    let ases = 1 + choice.below(size);
+    let as_of = |id: Id| id % ases;
     for id in 0..size {
-        net.speaker(65000 + u32::try_from(id).unwrap());
+        net.speaker(65000 + u32::try_from(as_of(id)).unwrap());
     }
     let mut pairs: BTreeSet<(Id, Id)> = (1..size).map(|id| (choice.below(id), id)).collect();
     for _ in 0..choice.below(size * 2) {
@@ -110,10 +113,60 @@ fn network(shape: u64, seed: u64) -> (Net, Vec<(Id, Id)>) {
             pairs.insert((a.min(b), a.max(b)));
         }
     }
+    let all = (0..size).flat_map(|a| (a + 1..size).map(move |b| (a, b)));
+    pairs.extend(all.filter(|(a, b)| as_of(*a) == as_of(*b)));
     for (a, b) in &pairs {
         net.peer(*a, *b);
     }
     (net, pairs.into_iter().collect())
+}
+
+/// Something happens between two peers, and is undone a moment later.
+fn disturb(net: &mut Net, a: Id, b: Id) {
+    let moment = seconds(1) / 4 * u32::try_from(net.random.below(2)).unwrap();
+    match net.random.below(9) {
+        0 => net.reset_connections(a, b),
+        1 => net.restart(a),
+        2 => {
+            let kept = net.speakers[b].config.originate.clone();
+            net.configure(b, |config| config.originate.clear());
+            net.advance(moment);
+            net.configure(b, |config| config.originate = kept);
+        }
+        3 => {
+            net.reconfigure(a, b, |peer| peer.import.clear());
+            net.advance(moment);
+            net.reconfigure(a, b, |peer| peer.import = vec![OPEN.into()]);
+        }
+        4 => {
+            net.reconfigure(a, b, |peer| peer.export.clear());
+            net.advance(moment);
+            net.reconfigure(a, b, |peer| peer.export = vec![OPEN.into()]);
+        }
+        5 => {
+            let set = vec![Set::Med(Some(9)), Set::LocalPreference(7)];
+            net.configure(a, |config| config.policies[0].rules[0].set = set);
+            net.advance(moment);
+            net.configure(a, |config| config.policies[0].rules[0].set.clear());
+        }
+        6 => {
+            let next_hop = net.speakers[b].v4.into();
+            net.set_next_hop(a, next_hop, false);
+            net.advance(moment);
+            net.set_next_hop(a, next_hop, true);
+        }
+        7 => {
+            let family = net.config_of(a, b).families.clone();
+            net.reconfigure(a, b, |peer| peer.families.truncate(1));
+            net.advance(moment);
+            net.reconfigure(a, b, |peer| peer.families = family);
+        }
+        _ => {
+            net.cut(a, b);
+            net.advance(seconds(100));
+            net.mend(a, b);
+        }
+    }
 }
 
 proptest! {
@@ -154,21 +207,7 @@ proptest! {
         net.advance(seconds(20));
         for _ in 0..8 {
             let (a, b) = pairs[net.random.below(pairs.len())];
-            match net.random.below(4) {
-                0 => net.reset_connections(a, b),
-                1 => net.restart(a),
-                2 => {
-                    let kept = net.speakers[b].config.originate.clone();
-                    net.configure(b, |config| config.originate.clear());
-                    net.advance(seconds(1) / 4);
-                    net.configure(b, |config| config.originate = kept);
-                }
-                _ => {
-                    net.cut(a, b);
-                    net.advance(seconds(100));
-                    net.mend(a, b);
-                }
-            }
+            disturb(&mut net, a, b);
             net.advance(seconds(1) / 3);
         }
         net.advance(seconds(200));

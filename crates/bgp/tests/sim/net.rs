@@ -178,6 +178,15 @@ impl Random {
     }
 }
 
+/// How a kernel reaches a neighbour.
+fn connected() -> NextHopState {
+    NextHopState {
+        metric: 0,
+        via: None,
+        interface: "eth0".into(),
+    }
+}
+
 impl Net {
     pub(crate) fn new(seed: u64) -> Net {
         let now = Instant::now();
@@ -297,6 +306,15 @@ impl Net {
         let result = act(&mut self.speakers[id].engine, self.now);
         self.flush(id);
         result
+    }
+
+    /// The kernel of a speaker has a route to this next hop, or none any more.
+    pub(crate) fn set_next_hop(&mut self, id: Id, address: IpAddr, reachable: bool) {
+        if self.speakers[id].tracked.contains(&address) {
+            let state = reachable.then(connected);
+            let input = Input::NextHop { address, state };
+            self.with(id, |engine, now| engine.handle(now, input));
+        }
     }
 
     /// A speaker begins, or stops, to take received bytes from its sockets.
@@ -486,16 +504,10 @@ impl Net {
             }
             Output::TrackNextHop(address) => {
                 assert!(self.speakers[id].tracked.insert(address), "tracked twice");
-                let known =
-                    |s: &Speaker| address == IpAddr::V4(s.v4) || address == IpAddr::V6(s.v6);
-                let state = self.speakers.iter().any(known).then(|| NextHopState {
-                    metric: 0,
-                    via: None,
-                    interface: "eth0".into(),
-                });
-                let now = self.now;
-                let engine = &mut self.speakers[id].engine;
-                engine.handle(now, Input::NextHop { address, state });
+                let known = |s: &Speaker| s.v4 == address || s.v6 == address;
+                let state = self.speakers.iter().any(known).then(connected);
+                let input = Input::NextHop { address, state };
+                self.speakers[id].engine.handle(self.now, input);
             }
             Output::UntrackNextHop(address) => {
                 assert!(self.speakers[id].tracked.remove(&address), "not tracked");
