@@ -11,7 +11,7 @@
 //!
 //! A batch is made when a member that has been told everything before asks for more; so a burst of
 //! changes of one prefix costs one message. Batches are kept until every member has taken them, but
-//! only up to [`KEPT`] octets: for a member that is slower, the slots of a batch that goes are noted
+//! only up to [`KEPT`] octets, and as many prefixes as the table has: for a member that is slower, the slots of a batch that goes are noted
 //! in a set of its own, and it is told their present state when it asks. It is this set, too, that
 //! brings a new member up to date, and a member for which a batch is not right: the peer that a
 //! route came from. What a member has been told is a bit per prefix, so that nothing is withdrawn
@@ -77,6 +77,7 @@ pub(crate) struct Group<P: Key> {
     batches: VecDeque<Batch>,
     first_batch: u64,
     kept: usize,
+    kept_slots: usize,
     members: Vec<Member>,
     /// Routes that did not fit into a message.
     pub(crate) too_long: u64,
@@ -137,6 +138,7 @@ impl<P: Key> Group<P> {
             batches: VecDeque::new(),
             first_batch: 0,
             kept: 0,
+            kept_slots: 0,
             members: Vec::new(),
             too_long: 0,
             family: std::marker::PhantomData,
@@ -178,6 +180,12 @@ impl<P: Key> Group<P> {
         self.members.iter_mut().find(|member| member.peer == peer)
     }
 
+    /// Octets of batches kept.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> usize {
+        self.kept
+    }
+
     fn end(&self) -> u64 {
         self.first_batch + self.batches.len() as u64
     }
@@ -213,7 +221,7 @@ impl<P: Key> Group<P> {
     fn holds(&self, slot: u32) -> bool {
         self.out.get(slot).set.is_some()
             || self.queued.contains(slot)
-            || (self.members.iter()).any(|m| m.told.contains(slot) || m.dirty.contains(slot))
+            || self.members.iter().any(|member| member.told.contains(slot))
     }
 
     /// Gives up batches that all members have taken.
@@ -231,6 +239,7 @@ impl<P: Key> Group<P> {
             return;
         };
         self.kept -= batch.bytes.len();
+        self.kept_slots -= batch.slots.len();
         for member in &mut self.members {
             if member.cursor == self.first_batch {
                 member.cursor += 1;
@@ -414,6 +423,10 @@ impl<P: Key> FamilyRib<P> {
             } else if held || entry.fib != 0 || entry.fib_queued {
                 self.dying.push(slot);
             } else {
+                let groups = self.groups.iter_mut().flatten();
+                for member in groups.flat_map(|group| &mut group.members) {
+                    member.dirty.remove(slot); // it has nothing that could be taken back
+                }
                 self.table.forget(slot);
             }
         }
@@ -591,13 +604,16 @@ impl<P: Key> Group<P> {
             return;
         }
         self.kept += bytes.len();
+        self.kept_slots += slots.len();
         self.batches.push_back(Batch {
             bytes: bytes.freeze(),
             slots: slots.into(),
             announced,
             origins,
         });
-        while self.kept > KEPT && self.batches.len() > 1 {
+        // Nobody has to hear more than the whole table.
+        let all = (table.entries.end() as usize).max(BATCH_SLOTS);
+        while (self.kept > KEPT || self.kept_slots > all) && self.batches.len() > 1 {
             self.drop_first();
         }
         self.wake(&mut shared.wake);
