@@ -74,6 +74,37 @@ impl Chain {
         rules.any(|rule| !rule.matches.prefixes.is_empty())
     }
 
+    /// Whether a judgement may need or change the attributes.
+    pub(crate) fn looks_at_attributes(&self) -> bool {
+        let mut rules = self.policies.iter().flat_map(|policy| &policy.rules);
+        rules.any(|rule| {
+            let Match {
+                prefixes: _,
+                families: _,
+                sources: _,
+                advertisements: _,
+                peers: _,
+                communities,
+                large_communities,
+                extended_communities,
+                as_path_contains,
+                neighbor_asns,
+                origin_asns,
+                as_path_min_length,
+                as_path_max_length,
+            } = &rule.matches;
+            !(rule.set.is_empty()
+                && communities.is_empty()
+                && large_communities.is_empty()
+                && extended_communities.is_empty()
+                && as_path_contains.is_empty()
+                && neighbor_asns.is_empty()
+                && origin_asns.is_empty()
+                && as_path_min_length.is_none()
+                && as_path_max_length.is_none())
+        })
+    }
+
     /// Judges a route; `attributes` are changed as the rules say (and not looked at afterwards when
     /// the route is rejected).
     pub(crate) fn judge(&self, subject: &Subject, attributes: &mut Cow<Attributes>) -> Verdict {

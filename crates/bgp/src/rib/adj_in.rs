@@ -128,7 +128,8 @@ pub(crate) struct Imported {
 struct Asked {
     source: SourceId,
     received: AttrId,
-    attributes: Attributes,
+    /// As long as they are needed.
+    attributes: Option<Box<Attributes>>,
     /// The answer for every prefix; `None`: policy looks at prefixes.
     answer: Option<Result<AttrId, Refusal>>,
     /// The changes made last, and what came of them.
@@ -146,36 +147,42 @@ impl Shared {
         prefix: Prefix,
     ) -> Result<AttrId, Refusal> {
         let known = self.imported.asked.as_ref();
-        if !known.is_some_and(|asked| (asked.source, asked.received) == (source, received)) {
+        if known.is_none_or(|asked| (asked.source, asked.received) != (source, received)) {
             self.forget_imported();
             self.attrs.retain(received);
             let attributes = match fresh {
-                Some(attributes) => attributes.clone(),
-                None => self.attrs.attributes(received),
+                Some(attributes) => Cow::Borrowed(attributes),
+                None => Cow::Owned(self.attrs.attributes(received)),
             };
-            let answer = self.import_by_attributes(source, received, &attributes);
+            let mut changed = None;
+            let mut answer = self.import_by_attributes(source, received, &attributes);
+            let by_prefix = (self.source(source)).is_none_or(|o| o.import.looks_at_prefixes());
+            if answer.is_none() && !by_prefix {
+                let asked = (source, received, &*attributes);
+                answer = Some(self.import_by_policy(asked, prefix, &mut changed));
+            }
+            // Whoever has the answer has no need of the attributes.
+            let attributes = answer.is_none().then(|| Box::new(attributes.into_owned()));
             self.imported.asked = Some(Asked {
                 source,
                 received,
                 attributes,
                 answer,
-                changed: None,
+                changed,
             });
         }
-        let asked = self.imported.asked.as_ref();
-        if let Some(answer) = asked.and_then(|asked| asked.answer) {
-            return answer;
-        }
-        let answer = self.import_by_policy(source, prefix);
-        let by_prefix = match self.source(source) {
-            Some(origin) => origin.import.looks_at_prefixes(),
-            None => true,
+        let Some(mut asked) = self.imported.asked.take() else {
+            return Err(Refusal::ImportPolicy); // it was put there above
         };
-        if let Some(asked) = &mut self.imported.asked
-            && !by_prefix
-        {
-            asked.answer = Some(answer);
-        }
+        let answer = match (asked.answer, &asked.attributes) {
+            (Some(answer), _) => answer,
+            (None, Some(attributes)) => {
+                let of = (source, received, &**attributes);
+                self.import_by_policy(of, prefix, &mut asked.changed)
+            }
+            (None, None) => Err(Refusal::ImportPolicy),
+        };
+        self.imported.asked = Some(asked);
         answer
     }
 
@@ -196,15 +203,15 @@ impl Shared {
         origin.import.is_open().then_some(Ok(received))
     }
 
-    fn import_by_policy(&mut self, source: SourceId, prefix: Prefix) -> Result<AttrId, Refusal> {
-        let rejected = Err(Refusal::ImportPolicy);
-        let (Some(asked), Some(origin)) = (
-            self.imported.asked.as_mut(),
-            self.sources
-                .get(usize::from(source.0))
-                .and_then(Option::as_ref),
-        ) else {
-            return rejected;
+    /// What policy says; `changed` remembers the last changes made and what came of them.
+    fn import_by_policy(
+        &mut self,
+        (source, received, attributes): (SourceId, AttrId, &Attributes),
+        prefix: Prefix,
+        changed: &mut Option<(Applied, AttrId)>,
+    ) -> Result<AttrId, Refusal> {
+        let Some(origin) = self.source(source) else {
+            return Err(Refusal::ImportPolicy);
         };
         let subject = Subject {
             prefix,
@@ -212,15 +219,15 @@ impl Shared {
             peer: Some(&origin.name),
             advertisement: None,
         };
-        let mut attributes = Cow::Borrowed(&asked.attributes);
+        let mut attributes = Cow::Borrowed(attributes);
         let verdict = origin.import.judge(&subject, &mut attributes);
         if !verdict.accepted {
-            return rejected;
+            return Err(Refusal::ImportPolicy);
         }
         if verdict.applied.is_empty() {
-            return Ok(asked.received);
+            return Ok(received);
         }
-        if let Some((applied, set)) = &asked.changed
+        if let Some((applied, set)) = changed
             && *applied == verdict.applied
         {
             return Ok(*set);
@@ -229,7 +236,7 @@ impl Shared {
             return Err(Refusal::BadNextHop); // `NextHopSelf` means nothing here
         }
         let set = self.attrs.intern(&attributes, &mut self.hops);
-        if let Some((_, old)) = asked.changed.replace((verdict.applied, set)) {
+        if let Some((_, old)) = changed.replace((verdict.applied, set)) {
             self.attrs.release(old, &mut self.hops);
         }
         Ok(set)

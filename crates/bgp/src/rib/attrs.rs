@@ -187,6 +187,12 @@ impl AttrStore {
         }
     }
 
+    /// The next hop, and the attribute block: in canonical order, with 4-octet AS numbers, without
+    /// next hop.
+    pub(crate) fn parts(&self, id: AttrId) -> (Option<NextHop>, &[u8]) {
+        unpack_next_hop(&self.sets[id.0 as usize].packed)
+    }
+
     /// How many sets there are.
     pub(crate) fn len(&self) -> usize {
         self.index.len()

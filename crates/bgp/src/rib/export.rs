@@ -9,7 +9,7 @@ use super::attrs::{AttrId, AttrStore, DEFAULT_LOCAL_PREF};
 use super::table::{Path, SourceId};
 use super::{Origin, Shared};
 use crate::attributes::{Attributes, NextHop};
-use crate::codec::UpdateBuilder;
+use crate::codec::{UpdateBuilder, encode_block};
 use crate::config::{Advertisement, NextHopMode, Set, Source};
 use crate::engine::LocalAddresses;
 use crate::policy::{self, Chain, Subject};
@@ -117,7 +117,7 @@ impl Export {
     /// Whether at least one prefix fits into a message with these attributes.
     pub(crate) fn fits(&self, family: Family, attributes: &Attributes, next_hop: NextHop) -> bool {
         let mut block = Vec::new();
-        crate::codec::encode_block(attributes, self.four_octet_as, &mut block);
+        encode_block(attributes, self.four_octet_as, &mut block);
         let mut out = bytes::BytesMut::new();
         UpdateBuilder::announce(&block, next_hop, family, self.max_message, &mut out).is_ok()
     }
@@ -129,13 +129,17 @@ impl Export {
             let transitive = |c: &ExtendedCommunity| c.0[0] & 0x40 == 0;
             attributes.extended_communities.retain(transitive); // RFC 4360 §6
         }
-        let ourselves = match self.next_hop {
+        if self.is_next_hop(source) {
+            attributes.next_hop = None;
+        }
+    }
+
+    /// Whether we are the next hop of routes from such a source, unless policy says otherwise.
+    fn is_next_hop(&self, source: Source) -> bool {
+        match self.next_hop {
             NextHopMode::Self_ => true,
             NextHopMode::Auto => self.ebgp || source == Source::Local,
             NextHopMode::Unchanged => source == Source::Local,
-        };
-        if ourselves {
-            attributes.next_hop = None;
         }
     }
 
@@ -172,6 +176,7 @@ pub(crate) struct Judge<'a> {
     export: &'a Export,
     rules: &'a Rules,
     by_prefix: bool,
+    by_attributes: bool,
     /// What `attributes` are of.
     about: Option<(AttrId, SourceId)>,
     source: Source,
@@ -188,6 +193,7 @@ impl<'a> Judge<'a> {
             export,
             rules,
             by_prefix: rules.chain.looks_at_prefixes(),
+            by_attributes: rules.chain.looks_at_attributes(),
             about: None,
             source: Source::Local,
             attributes: Attributes::default(),
@@ -218,7 +224,13 @@ impl<'a> Judge<'a> {
             self.about = Some(about);
             self.verdict = None;
             self.source = shared.source(path.source).map_or(Source::Local, |o| o.kind);
-            self.attributes = shared.attrs.attributes(path.accepted);
+            self.attributes = match self.by_attributes {
+                true => shared.attrs.attributes(path.accepted),
+                false => Attributes {
+                    next_hop: shared.attrs.parts(path.accepted).0,
+                    ..Attributes::default()
+                },
+            };
             self.export.prepare(self.source, &mut self.attributes);
         }
         let outcome = self.ask_all(shared, prefix, path, asked_for_by);
@@ -301,6 +313,10 @@ fn peer_name(origin: &Origin) -> Option<&str> {
 }
 
 /// The attribute block and next hop to send for a set and a change.
+///
+/// # Errors
+///
+/// When there is no address that could be the next hop.
 pub(crate) fn encode(
     export: &Export,
     family: Family,
@@ -310,7 +326,94 @@ pub(crate) fn encode(
     block: &mut Vec<u8>,
 ) -> Result<NextHop, Withheld> {
     block.clear();
+    let (next_hop, stored) = attrs.parts(set);
+    if change.sets.is_empty() && patch(export, change.source, stored, block) {
+        let next_hop = next_hop.filter(|_| !export.is_next_hop(change.source));
+        let next_hop = export.resolve_next_hop(family, next_hop);
+        return next_hop.ok_or(Withheld::NoNextHop);
+    }
+    block.clear();
     let (attributes, next_hop) = export.shape(family, change, attrs.attributes(set))?;
-    crate::codec::encode_block(&attributes, export.four_octet_as, block);
+    encode_block(&attributes, export.four_octet_as, block);
     Ok(next_hop)
 }
+
+/// Types of path attributes that depend on the kind of peer.
+mod kind {
+    pub(super) const AS_PATH: u8 = 2;
+    pub(super) const MED: u8 = 4;
+    pub(super) const LOCAL_PREF: u8 = 5;
+    pub(super) const ORIGINATOR_ID: u8 = 9;
+    pub(super) const CLUSTER_LIST: u8 = 10;
+    pub(super) const EXTENDED_COMMUNITIES: u8 = 16;
+}
+
+/// Does to a stored block what [`Export::shape`] does to attributes without changes of policy,
+/// byte by byte: most routes are sent like this. False: it takes more than that.
+fn patch(export: &Export, source: Source, mut stored: &[u8], block: &mut Vec<u8>) -> bool {
+    if !export.four_octet_as {
+        return false;
+    }
+    let foreign = export.ebgp && source != Source::Local;
+    let mut local_pref_due = !export.ebgp;
+    while let Some(&[flags, kind, short]) = stored.first_chunk::<3>() {
+        let (header, length) = match stored.get(3) {
+            Some(low) if flags & 0x10 != 0 => (4, usize::from(short) << 8 | usize::from(*low)),
+            _ => (3, usize::from(short)),
+        };
+        let Some((attribute, rest)) = stored.split_at_checked(header + length) else {
+            return false; // `encode_block` makes no such thing
+        };
+        stored = rest;
+        let value = &attribute[header..];
+        if local_pref_due && kind >= kind::LOCAL_PREF {
+            local_pref_due = false;
+            if kind > kind::LOCAL_PREF {
+                put_local_pref(block);
+            }
+        }
+        match kind {
+            kind::AS_PATH if export.ebgp => prepend(export.local_asn, value, block),
+            kind::MED if foreign => {}
+            kind::LOCAL_PREF | kind::ORIGINATOR_ID | kind::CLUSTER_LIST if export.ebgp => {}
+            kind::EXTENDED_COMMUNITIES
+                if foreign && value.chunks(8).any(|community| community[0] & 0x40 != 0) =>
+            {
+                return false;
+            }
+            _ => block.extend_from_slice(attribute),
+        }
+    }
+    if local_pref_due {
+        put_local_pref(block);
+    }
+    stored.is_empty()
+}
+
+fn put_local_pref(block: &mut Vec<u8>) {
+    block.extend_from_slice(&[0x40, kind::LOCAL_PREF, 4]);
+    block.extend_from_slice(&DEFAULT_LOCAL_PREF.to_be_bytes());
+}
+
+/// AS_PATH with one more AS in front. RFC 4271 §5.1.2.
+fn prepend(asn: Asn, path: &[u8], block: &mut Vec<u8>) {
+    let (count, rest) = match path.split_first_chunk::<2>() {
+        Some((&[_, count], rest)) if count < u8::MAX => (count + 1, rest),
+        _ => (1, path), // empty, or a sequence that takes no more
+    };
+    let length = 2 + 4 + rest.len();
+    match u8::try_from(length) {
+        Ok(length) => block.extend_from_slice(&[0x40, kind::AS_PATH, length]),
+        Err(_) => {
+            block.extend_from_slice(&[0x50, kind::AS_PATH]);
+            block.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+    }
+    block.extend_from_slice(&[2, count]);
+    block.extend_from_slice(&asn.0.to_be_bytes());
+    block.extend_from_slice(rest);
+}
+
+#[cfg(test)]
+#[path = "export_tests.rs"]
+mod tests;
