@@ -48,7 +48,7 @@ use bgp::types::Prefix;
 use kernel::{Destination, NetlinkError};
 use tokio::sync::{mpsc, oneshot};
 
-use self::driver::{Driver, Timing};
+use self::driver::{Driver, Tuning};
 use self::queue::{Queue, Request};
 
 /// The kernel's side of the speaker. Dropping it ends the thread and leaves the routes in place.
@@ -158,17 +158,17 @@ impl Fib {
         config: KernelConfig,
         events: mpsc::UnboundedSender<FibEvent>,
     ) -> Result<Fib, FibError> {
-        Fib::start_with(config, events, Timing::default())
+        Fib::start_with(config, events, Tuning::default())
     }
 
     fn start_with(
         config: KernelConfig,
         events: mpsc::UnboundedSender<FibEvent>,
-        timing: Timing,
+        tuning: Tuning,
     ) -> Result<Fib, FibError> {
         let (queue, wakes) = Queue::new()?;
         let queue = Arc::new(queue);
-        let driver = Driver::open(config, queue.clone(), wakes, events, timing)?;
+        let driver = Driver::open(config, queue.clone(), wakes, events, tuning)?;
         let thread = thread::Builder::new().name("fib".into());
         thread.spawn(move || driver.run())?;
         Ok(Fib { queue })

@@ -9,8 +9,6 @@ use crate::route::Route;
 use crate::socket::{Netlink, NetlinkError, set_option};
 use crate::{link, nexthop, route};
 
-/// Enough for a burst of some ten thousand changes.
-const RECEIVE: usize = 32 << 20;
 const GROUPS: [u32; 6] = [
     libc::RTNLGRP_LINK,
     libc::RTNLGRP_IPV4_IFADDR,
@@ -55,13 +53,13 @@ pub enum Event {
 
 impl Monitor {
     /// Hears everything but what comes of requests sent through `own`: those are dropped before
-    /// they are queued.
+    /// they are queued. `receive` bytes may wait, as the kernel counts them.
     ///
     /// # Errors
     ///
     /// [`NetlinkError::Open`].
-    pub fn open(own: &Netlink) -> Result<Monitor, NetlinkError> {
-        let netlink = Netlink::open(RECEIVE)?;
+    pub fn open(own: &Netlink, receive: usize) -> Result<Monitor, NetlinkError> {
+        let netlink = Netlink::open(receive)?;
         let open = |step| move |source| NetlinkError::Open { step, source };
         ignore_sender(&netlink, own.port()).map_err(open("filter"))?;
         for group in GROUPS {

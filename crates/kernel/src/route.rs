@@ -61,7 +61,7 @@ pub struct Route {
     /// The nexthop object it points at, if it does.
     pub next_hop: Option<u32>,
     /// Ways out that can be used now; empty when the route has none, or when the kernel tells only
-    /// the nexthop object (`net.ipv4.fib_nexthop_compat_mode=0`).
+    /// the nexthop object (`net.ipv4.nexthop_compat_mode=0`).
     pub paths: Vec<Path>,
     /// It only counts for packets of one type of service, or is a cache entry: not for us.
     pub special: bool,

@@ -31,23 +31,27 @@ const RECEIVE: usize = 8 << 20;
 /// Messages of the kernel taken in per turn.
 const HEARD: usize = 1024;
 
-/// How often what is done.
+/// How often what is done, and how much may wait.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Timing {
+pub(super) struct Tuning {
     /// Everything is listed again this often, or after a hundred times the time that a list takes.
     pub(super) relist: Duration,
     /// Next hops are looked up again at most this often, except when a link changes.
     pub(super) settle: Duration,
     /// Problems are told at most this often.
     pub(super) report: Duration,
+    /// Bytes of changes made by others that may wait for us, as the kernel counts them; more is an
+    /// overrun.
+    pub(super) heard: usize,
 }
 
-impl Default for Timing {
-    fn default() -> Timing {
-        Timing {
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning {
             relist: Duration::from_secs(60),
             settle: Duration::from_millis(20),
             report: Duration::from_secs(1),
+            heard: 32 << 20, // some ten thousand changes
         }
     }
 }
@@ -57,7 +61,7 @@ pub(super) struct Driver {
     pub(super) queue: Arc<Queue>,
     wakes: Wakes,
     pub(super) events: mpsc::UnboundedSender<FibEvent>,
-    pub(super) timing: Timing,
+    pub(super) tuning: Tuning,
     pub(super) config: KernelConfig,
 
     /// For everything but the list of routes.
@@ -119,16 +123,16 @@ impl Driver {
         queue: Arc<Queue>,
         wakes: Wakes,
         events: mpsc::UnboundedSender<FibEvent>,
-        timing: Timing,
+        tuning: Tuning,
     ) -> Result<Driver, NetlinkError> {
         let writer = Netlink::open(RECEIVE)?;
-        let monitor = Monitor::open(&writer)?;
+        let monitor = Monitor::open(&writer, tuning.heard)?;
         let now = Instant::now();
         Ok(Driver {
             queue,
             wakes,
             events,
-            timing,
+            tuning,
             config,
             writer,
             lister: Netlink::open(RECEIVE)?,
@@ -147,7 +151,7 @@ impl Driver {
             steps: Vec::new(),
             backlog: None,
             list: None,
-            next_list: now + timing.relist,
+            next_list: now + tuning.relist,
             swept: false,
             untidy: false,
             retired: Vec::new(),
@@ -294,8 +298,7 @@ impl Driver {
         self.list_links();
         self.suspect = true;
         self.resolve_at = Some(Instant::now());
-        self.list = None; // what it has read may be older than what is lost
-        self.begin_list();
+        self.begin_list(); // another one after one under way, which may be older than what is lost
     }
 
     fn on_event(&mut self, event: Event) {

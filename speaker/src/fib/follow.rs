@@ -21,7 +21,7 @@ impl Driver {
 
     /// Looks next hops up again, though not at once: changes come in bursts.
     pub(super) fn resolve_soon(&mut self) {
-        let at = self.resolved + self.timing.settle;
+        let at = self.resolved + self.tuning.settle;
         self.resolve_at = Some(self.resolve_at.map_or(at, |other| other.min(at)));
     }
 
@@ -120,7 +120,9 @@ impl Driver {
         }
         let groups = &mut self.groups;
         self.table.change_all(|entry| {
-            if !entry.in_kernel() || !lost.contains(&entry.slot()) {
+            // Refused ones were refused because the group was gone.
+            let concerned = entry.in_kernel() || entry.state() == State::Refused;
+            if !concerned || !lost.contains(&entry.slot()) {
                 return Some(entry);
             }
             if entry.state() == State::Stale {

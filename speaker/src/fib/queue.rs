@@ -15,8 +15,9 @@ use tokio::sync::oneshot;
 
 use super::{FibSummary, KernelState};
 
-/// Batches that may wait. Enough to keep the thread busy while the engine makes the next one.
-const BATCHES: usize = 4;
+/// Changes that may wait: 1 MiB of them, some 40 ms of work, so that the thread is busy while the
+/// engine is busy with something else.
+const CHANGES: usize = 32 * 1024;
 
 /// What the daemon wants.
 #[derive(Debug)]
@@ -45,7 +46,8 @@ pub(super) struct Wakes(UnixStream);
 #[derive(Debug, Default)]
 struct Waiting {
     requests: VecDeque<Request>,
-    batches: usize,
+    /// In all batches together.
+    changes: usize,
     /// A batch was refused; its owner waits to be told.
     refused: bool,
 }
@@ -67,14 +69,14 @@ impl Queue {
         self.wake();
     }
 
-    /// Gives the batch back when [`BATCHES`] wait already.
+    /// Gives the batch back when [`CHANGES`] wait already.
     pub(super) fn try_push_batch(&self, batch: Vec<FibChange>) -> Result<(), Vec<FibChange>> {
         let mut waiting = self.lock();
-        if waiting.batches >= BATCHES {
+        if waiting.changes >= CHANGES {
             waiting.refused = true;
             return Err(batch);
         }
-        waiting.batches += 1;
+        waiting.changes += batch.len();
         waiting.requests.push_back(Request::Apply(batch));
         drop(waiting);
         self.wake();
@@ -85,10 +87,11 @@ impl Queue {
     pub(super) fn pop(&self) -> (Option<Request>, bool) {
         let mut waiting = self.lock();
         let request = waiting.requests.pop_front();
-        if matches!(request, Some(Request::Apply(_))) {
-            waiting.batches -= 1;
+        if let Some(Request::Apply(batch)) = &request {
+            waiting.changes -= batch.len();
         }
-        let room = waiting.refused && waiting.batches < BATCHES;
+        // Half empty: not one refusal for each batch.
+        let room = waiting.refused && waiting.changes <= CHANGES / 2;
         waiting.refused &= !room;
         (request, room)
     }

@@ -40,7 +40,7 @@ impl Driver {
             list.again = true;
             return;
         }
-        self.next_list = Instant::now() + self.timing.relist;
+        self.next_list = Instant::now() + self.tuning.relist;
         match RouteList::start(&mut self.lister, self.config.table) {
             Ok(routes) => {
                 self.list = Some(List {
@@ -61,7 +61,7 @@ impl Driver {
 
     /// Something is not as thought: lists again, though not more often than every `settle`.
     pub(super) fn list_soon(&mut self) {
-        let at = Instant::now() + self.timing.settle;
+        let at = Instant::now() + self.tuning.settle;
         self.next_list = self.next_list.min(at);
     }
 
@@ -158,7 +158,7 @@ impl Driver {
 
     /// So that listing a large table never takes more than a hundredth of the time.
     fn list_later(&mut self, started: Instant) {
-        let wait = self.timing.relist.max(started.elapsed() * 100);
+        let wait = self.tuning.relist.max(started.elapsed() * 100);
         self.next_list = Instant::now() + wait;
     }
 
@@ -227,7 +227,9 @@ impl Driver {
             self.repaired += u64::from(there);
             let foreign = self.foreign.in_the_way(prefix, self.config.metric);
             let state = match foreign {
-                Some(route) if route.metric == self.config.metric => State::Foreign,
+                Some(route) if route.metric == self.config.metric && self.retired.is_empty() => {
+                    State::Foreign
+                }
                 _ => State::Pending,
             };
             self.table.put(prefix, entry.with(state));
@@ -312,6 +314,8 @@ impl Driver {
                 self.troubled("cannot remove the routes of the old configuration", &error);
             }
         }
+        // They were in the way of our own subnets, and may have been taken for foreign ones.
+        self.begin_list();
     }
 
     fn purge_one(&mut self, old: KernelConfig) -> Result<(), NetlinkError> {

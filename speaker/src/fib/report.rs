@@ -103,7 +103,7 @@ impl Driver {
             return;
         }
         self.problems_dirty = false;
-        self.report_at = Instant::now() + self.timing.report;
+        self.report_at = Instant::now() + self.tuning.report;
         let now = self.problems_now();
         if now != self.problems {
             self.problems.clone_from(&now);

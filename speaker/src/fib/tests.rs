@@ -1,1 +1,7 @@
+//! Against the real kernel, each test in a network namespace of its own. They need root.
 
+mod follow;
+mod install;
+mod lab;
+mod repair;
+mod speed;

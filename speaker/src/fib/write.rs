@@ -140,8 +140,13 @@ impl Driver {
     fn request_add(&mut self, prefix: Prefix, slot: Slot) {
         let target = Target::NextHop(self.groups.id(slot));
         let owner = self.owner();
-        self.requests
-            .add_route(&owner, destination_of(prefix), target);
+        let destination = destination_of(prefix);
+        if self.retired.is_empty() {
+            self.requests.add_route(&owner, destination, target);
+        } else {
+            // Those of the configuration before may have the same place; they go afterwards.
+            self.requests.append_route(&owner, destination, target);
+        }
         self.sent.push((prefix, Sent::Add));
     }
 
