@@ -51,6 +51,8 @@ pub(crate) use question::{Asker, Questions, Stopping, questions};
 const CONVERGENCE: Duration = Duration::from_secs(60);
 /// How often we look at what changes without an event of its own: counters, End-of-RIB.
 const LOOK: Duration = Duration::from_secs(1);
+/// What a connection that is to be closed may still send: a NOTIFICATION and what goes before it.
+const LAST: usize = 256 * 1024;
 /// Changes a watcher may be behind before it is told that it missed some.
 const BEHIND: usize = 4096;
 
@@ -170,7 +172,7 @@ impl Daemon {
                 }
                 Output::Close { conn } => {
                     let mut last = BytesMut::new();
-                    while self.engine.poll_send(now(), conn, &mut last) {}
+                    while self.engine.poll_send(now(), conn, &mut last) && last.len() < LAST {}
                     self.transport.close(conn, last);
                 }
                 Output::Send { conn } => self.transport.want_to_send(conn),
@@ -462,4 +464,4 @@ pub(crate) fn now() -> std::time::Instant {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

@@ -151,12 +151,13 @@ impl Sink {
         let config = match self.disk.load() {
             Ok(Some(message)) => plan::wire::from_proto(message).map_err(|error| {
                 format!(
-                    "the configuration in {} cannot be used: {error}",
-                    self.disk.path().display()
+                    "the configuration in {} cannot be used: {}",
+                    self.disk.path().display(),
+                    chain(&error)
                 )
             }),
             Ok(None) => return,
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(chain(&error)),
         };
         match config {
             Ok(config) => {
@@ -179,7 +180,7 @@ impl Sink {
     async fn offer_message(&mut self, message: pb::NodeConfig, source: Source) {
         match plan::wire::from_proto(message) {
             Ok(config) => self.offer(config, source).await,
-            Err(error) => self.refuse(format!("the configuration cannot be read: {error}")),
+            Err(error) => self.refuse(format!("the configuration cannot be read: {}", chain(&error))),
         }
     }
 
@@ -246,5 +247,19 @@ impl Sink {
     }
 }
 
+/// The error and its causes, outermost first, for those whose own text says only the half.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,6 +11,7 @@ mod report;
 mod speaker;
 mod transport;
 
+use std::io::IsTerminal as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -159,7 +160,8 @@ fn start_logging(json: bool) {
     if json {
         builder.json().init();
     } else {
-        builder.with_target(false).init();
+        let colours = std::io::stderr().is_terminal();
+        builder.with_target(false).with_ansi(colours).init();
     }
 }
 

@@ -1,1 +1,526 @@
+//! Whole speakers in this process, over the loopback addresses 127.0.0.0/8, with kernel routes off.
 
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use bgp::config::{
+    Action, Advertisement, Match, NextHopMode, Originated, PeerConfig, Policy, Rule, Timers,
+};
+use bgp::types::{Asn, Family, Prefix, RouterId};
+use hyper_util::rt::TokioIo;
+use proto::speaker::v1 as pb;
+use proto::speaker::v1::speaker_service_client::SpeakerServiceClient;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use super::*;
+use crate::desired::controller::Address;
+use crate::desired::tests::{Fake, config, keep};
+use crate::speaker::{Settings, Speaker};
+
+/// How long a condition may take before a test fails.
+const DEADLINE: Duration = Duration::from_secs(30);
+const PORT: u16 = 17_900;
+
+/// Addresses that no other test uses: 127.X.Y.N, by process and test.
+struct Net(u8, u8);
+
+impl Net {
+    fn new() -> Net {
+        static NEXT: AtomicU8 = AtomicU8::new(1);
+        let process = u8::try_from(std::process::id() % 200).unwrap() + 20;
+        Net(process, NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn address(&self, node: u8) -> IpAddr {
+        Ipv4Addr::new(127, self.0, self.1, node).into()
+    }
+
+    /// Node `node` (AS 64512 + node) with an eBGP session to each of `peers`, which are let hear and
+    /// say everything, and one prefix of its own.
+    fn config(&self, node: u8, peers: &[u8]) -> NodeConfig {
+        let mut config = config(1);
+        config.node = format!("n{node}");
+        config.listen_port = PORT;
+        config.bgp.asn = asn(node);
+        config.bgp.router_id = RouterId(Ipv4Addr::new(10, 0, 0, node));
+        config.bgp.policies = vec![Policy {
+            name: "everything".into(),
+            rules: vec![Rule {
+                name: "all".into(),
+                matches: Match::default(),
+                action: Action::Accept,
+                set: Vec::new(),
+            }],
+        }];
+        config.bgp.peers = peers.iter().map(|peer| self.peer(node, *peer)).collect();
+        config.bgp.advertisements = vec![Advertisement {
+            name: "subnets".into(),
+            peers: config
+                .bgp
+                .peers
+                .iter()
+                .map(|peer| peer.name.clone())
+                .collect(),
+            set: Vec::new(),
+        }];
+        config.bgp.originate = vec![Originated {
+            prefix: own_prefix(node),
+            advertisements: vec!["subnets".into()],
+        }];
+        config
+    }
+
+    fn peer(&self, node: u8, peer: u8) -> PeerConfig {
+        PeerConfig {
+            name: format!("n{peer}"),
+            description: String::new(),
+            address: self.address(peer),
+            port: PORT,
+            local_address: Some(self.address(node)),
+            local_asn: asn(node),
+            remote_asn: asn(peer),
+            passive: false,
+            shutdown: None,
+            ttl: 1,
+            families: vec![Family::Ipv4],
+            extended_next_hop: false,
+            timers: Timers {
+                connect_retry: 1,
+                ..Timers::default()
+            },
+            import: vec!["everything".into()],
+            export: vec!["everything".into()],
+            next_hop: NextHopMode::Auto,
+            allow_own_as: 0,
+        }
+    }
+
+    /// A connection to `to`'s BGP port from `from`'s address.
+    async fn dial(&self, from: u8, to: u8) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((self.address(from), 0).into()).unwrap();
+        socket
+            .connect((self.address(to), PORT).into())
+            .await
+            .unwrap()
+    }
+}
+
+fn asn(node: u8) -> Asn {
+    Asn(64512 + u32::from(node))
+}
+
+fn own_prefix(node: u8) -> Prefix {
+    Prefix::new(IpAddr::V4(Ipv4Addr::new(10, 64, node, 0)), 24)
+}
+
+/// A running speaker.
+struct Node {
+    directory: TempDir,
+    admin: SpeakerServiceClient<Channel>,
+    stop: oneshot::Sender<Departure>,
+    loop_task: JoinHandle<()>,
+    metrics: SocketAddr,
+}
+
+impl Node {
+    /// Starts from a configuration on disk, with the controller away.
+    async fn start(net: &Net, config: &NodeConfig) -> Node {
+        let directory = tempfile::tempdir().unwrap();
+        keep(directory.path(), config);
+        Node::start_in(directory, net, config).await
+    }
+
+    async fn start_in(directory: TempDir, net: &Net, config: &NodeConfig) -> Node {
+        let number = config.bgp.router_id.0.octets()[3];
+        let metrics = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let settings = Settings {
+            node: config.node.clone(),
+            origin: desired::Origin::Controller(Address::Unix(directory.path().join("controller"))),
+            state_dir: directory.path().to_path_buf(),
+            socket: directory.path().join("speaker.sock"),
+            metrics: Some(metrics),
+            listen: vec![net.address(number)],
+        };
+        let path = settings.socket.clone();
+        let speaker = Speaker::start(settings).await.unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let loop_task = tokio::spawn(speaker.run(async { stopped.await.unwrap() }));
+        let channel = Endpoint::from_static("http://speaker")
+            .connect_with_connector(tower::service_fn(move |_: Uri| {
+                let path = path.clone();
+                async move { UnixStream::connect(path).await.map(TokioIo::new) }
+            }))
+            .await
+            .unwrap();
+        let admin = SpeakerServiceClient::new(channel);
+        Node {
+            directory,
+            admin,
+            stop,
+            loop_task,
+            metrics,
+        }
+    }
+
+    async fn stop(self, departure: Departure) -> TempDir {
+        self.stop.send(departure).unwrap();
+        timeout(DEADLINE, self.loop_task)
+            .await
+            .expect("it stops in time")
+            .unwrap();
+        self.directory
+    }
+
+    async fn peer(&mut self, name: &str) -> pb::Peer {
+        let request = pb::ListPeersRequest { peer: name.into() };
+        self.admin
+            .list_peers(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .peers
+            .remove(0)
+    }
+
+    /// Watches until a peer is as `is` says.
+    async fn wait(&mut self, name: &str, what: &str, is: impl Fn(&pb::Peer) -> bool) -> pb::Peer {
+        let request = pb::WatchPeersRequest {};
+        let mut changes = self.admin.watch_peers(request).await.unwrap().into_inner();
+        let mut last = None;
+        let found = timeout(DEADLINE, async {
+            while let Some(peer) = changes.message().await.unwrap() {
+                if peer.name == name && is(&peer) {
+                    return peer;
+                }
+                last = Some(peer);
+            }
+            panic!("the watch ended")
+        });
+        match found.await {
+            Ok(peer) => peer,
+            Err(_) => panic!("{name} is not {what}; it was last {last:#?}"),
+        }
+    }
+
+    /// Asks again and again until a peer is as `is` says: counters change without an event.
+    async fn until(&mut self, name: &str, what: &str, is: impl Fn(&pb::Peer) -> bool) {
+        let asking = async {
+            while !is(&self.peer(name).await) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(DEADLINE, asking)
+            .await
+            .unwrap_or_else(|_| panic!("{name} is not {what} in time"));
+    }
+
+    async fn established(&mut self, name: &str) -> pb::Peer {
+        self.wait(name, "Established", |peer| peer.state == ESTABLISHED)
+            .await
+    }
+
+    async fn routes(&mut self, view: &str, peer: &str) -> Vec<pb::Route> {
+        let request = pb::ListRoutesRequest {
+            view: view.into(),
+            peer: peer.into(),
+            ..pb::ListRoutesRequest::default()
+        };
+        let mut pages = self.admin.list_routes(request).await.unwrap().into_inner();
+        let mut routes = Vec::new();
+        while let Some(page) = pages.message().await.unwrap() {
+            routes.extend(page.routes);
+        }
+        routes
+    }
+
+    async fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(self.metrics).await.unwrap();
+        let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+}
+
+/// Nodes 1 and 2 with an established session.
+async fn pair(net: &Net) -> (Node, Node) {
+    let mut a = Node::start(net, &net.config(1, &[2])).await;
+    let mut b = Node::start(net, &net.config(2, &[1])).await;
+    a.established("n2").await;
+    b.established("n1").await;
+    (a, b)
+}
+
+#[tokio::test]
+async fn two_speakers_find_each_other_from_their_disks_alone() {
+    let net = Net::new();
+    let (mut a, _b) = pair(&net).await;
+    let peer = a.peer("n2").await;
+    assert_eq!(
+        (peer.remote_asn, peer.remote_router_id.as_str()),
+        (64514, "10.0.0.2")
+    );
+    assert_eq!(peer.local_address, net.address(1).to_string());
+    assert_eq!(peer.hold_seconds, 90);
+    let status = a
+        .admin
+        .get_status(pb::GetStatusRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!((status.node.as_str(), status.version), ("n1", 1));
+    assert_eq!(
+        (status.config_source.as_str(), status.controller_connected),
+        ("disk", false)
+    );
+    assert!(
+        status
+            .problems
+            .iter()
+            .any(|problem| problem.reason == "NoController")
+    );
+    let config = a
+        .admin
+        .get_config(pb::GetConfigRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(plan::wire::from_proto(config).unwrap(), net.config(1, &[2]));
+}
+
+#[tokio::test]
+async fn routes_go_from_one_speaker_to_the_other_and_go_with_the_session() {
+    let net = Net::new();
+    let (a, mut b) = pair(&net).await;
+    let told = |peer: &pb::Peer| peer.families.iter().any(|family| family.received == 1);
+    b.until("n1", "heard", told).await;
+    let received = b.routes("Received", "n1").await.remove(0);
+    assert_eq!(received.prefix, own_prefix(1).to_string());
+    assert_eq!(received.attributes.unwrap().as_path, "64513");
+    a.stop(Departure::ComingBack).await;
+    b.wait("n1", "down", |peer| peer.state != ESTABLISHED).await;
+    assert!(b.routes("Received", "n1").await.is_empty());
+}
+
+#[tokio::test]
+async fn coming_back_says_nothing_and_leaving_says_cease() {
+    let net = Net::new();
+    let (a, mut b) = pair(&net).await;
+    let directory = a.stop(Departure::ComingBack).await;
+    let peer = b.wait("n1", "down", |peer| peer.state != ESTABLISHED).await;
+    assert_eq!(
+        peer.received.unwrap().notification,
+        0,
+        "{}",
+        peer.last_error
+    );
+    // The same speaker again, from the same disk.
+    let a = Node::start_in(directory, &net, &net.config(1, &[2])).await;
+    b.established("n1").await;
+    a.stop(Departure::Leaving).await;
+    let peer = b
+        .wait("n1", "told", |peer| !peer.last_error.is_empty())
+        .await;
+    assert_eq!(peer.received.unwrap().notification, 1);
+    assert!(peer.last_error.contains("leaving"), "{}", peer.last_error);
+}
+
+#[tokio::test]
+async fn an_operator_shuts_a_session_down_and_enables_it_again() {
+    let net = Net::new();
+    let (mut a, mut b) = pair(&net).await;
+    let request = pb::ShutdownPeerRequest {
+        peer: "n2".into(),
+        message: "new cables".into(),
+    };
+    a.admin.shutdown_peer(request).await.unwrap();
+    let peer = b
+        .wait("n1", "down", |peer| !peer.last_error.is_empty())
+        .await;
+    assert!(
+        peer.last_error.contains("new cables"),
+        "{}",
+        peer.last_error
+    );
+    a.admin
+        .enable_peer(pb::EnablePeerRequest { peer: "n2".into() })
+        .await
+        .unwrap();
+    a.wait("n2", "back", |peer| peer.established_count == 2)
+        .await;
+    let request = pb::ResetPeerRequest {
+        peer: "n9".into(),
+        ..pb::ResetPeerRequest::default()
+    };
+    let error = a.admin.reset_peer(request).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::NotFound);
+    assert!(
+        error.message().contains("n2"),
+        "it names the peers there are: {error}"
+    );
+}
+
+#[tokio::test]
+async fn garbage_from_a_peers_address_is_answered_counted_and_harms_no_other_session() {
+    let net = Net::new();
+    let mut a = Node::start(&net, &net.config(1, &[2, 3])).await;
+    let mut b = Node::start(&net, &net.config(2, &[1])).await;
+    a.established("n2").await;
+    b.established("n1").await;
+    for garbage in [
+        &b"GET / HTTP/1.1\r\nHost: bgp\r\n\r\n"[..],
+        &[0xff; 19],
+        &[0x00; 4096],
+    ] {
+        let mut stream = net.dial(3, 1).await;
+        stream.write_all(garbage).await.unwrap();
+        let mut answer = Vec::new();
+        timeout(DEADLINE, stream.read_to_end(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
+        // OPEN may come first; the last message is a NOTIFICATION: Message Header Error.
+        let last = answer
+            .windows(16)
+            .rposition(|marker| marker == [0xff; 16])
+            .unwrap();
+        assert_eq!(answer[last + 18..last + 20], [3, 1], "{answer:02x?}");
+    }
+    let peer = a
+        .wait("n3", "told", |peer| !peer.last_error.is_empty())
+        .await;
+    assert!(peer.sent.unwrap().notification >= 3);
+    assert_eq!(a.peer("n2").await.established_count, 1);
+    assert_eq!(a.peer("n2").await.state, ESTABLISHED);
+}
+
+#[tokio::test]
+async fn five_hundred_strangers_are_counted_and_harm_no_session() {
+    let net = Net::new();
+    let (mut a, _b) = pair(&net).await;
+    for _ in 0..500 {
+        let mut stream = net.dial(77, 1).await;
+        assert!(matches!(stream.read(&mut [0]).await, Ok(0) | Err(_)));
+    }
+    let text = a.metrics().await;
+    let line = "routeshare_connections_refused_total{reason=\"unknown-address\"} 500";
+    assert!(text.contains(line), "{text}");
+    assert!(
+        text.contains("routeshare_session_established{peer=\"n2\"} 1"),
+        "{text}"
+    );
+    assert_eq!(a.peer("n2").await.established_count, 1);
+}
+
+#[tokio::test]
+async fn a_session_is_opened_although_another_program_has_our_port() {
+    let net = Net::new();
+    let taken = std::net::TcpListener::bind((net.address(1), PORT)).unwrap();
+    let mut a = Node::start(&net, &net.config(1, &[2])).await;
+    let _b = Node::start(&net, &net.config(2, &[1])).await;
+    a.established("n2").await;
+    let status = a
+        .admin
+        .get_status(pb::GetStatusRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    let problem = status
+        .problems
+        .iter()
+        .find(|problem| problem.reason == "CannotListen");
+    assert!(problem.unwrap().message.contains("listenPort"));
+    drop(taken);
+}
+
+#[tokio::test]
+async fn a_changed_configuration_is_put_in_force_and_reported() {
+    let net = Net::new();
+    let mut b = Node::start(&net, &net.config(2, &[1])).await;
+    let directory = tempfile::tempdir().unwrap();
+    let mut fake = Fake::start_for("n1", &directory.path().join("controller"));
+    let first = NodeConfig {
+        version: 5,
+        ..net.config(1, &[2])
+    };
+    fake.say(&first);
+    let mut a = Node::start_in(directory, &net, &first).await;
+    a.established("n2").await;
+    let told = async {
+        loop {
+            let report = fake.reports.recv().await.unwrap();
+            let up = report
+                .sessions
+                .iter()
+                .any(|session| session.state == ESTABLISHED);
+            if report.version == 5 && up {
+                return report;
+            }
+        }
+    };
+    assert_eq!(timeout(DEADLINE, told).await.unwrap().node, "n1");
+    // Without the peer, the session ends and its peer hears why.
+    fake.say(&NodeConfig {
+        version: 6,
+        ..net.config(1, &[])
+    });
+    let peer = b.wait("n1", "down", |peer| peer.state != ESTABLISHED).await;
+    assert_eq!(
+        peer.received.unwrap().notification,
+        1,
+        "{}",
+        peer.last_error
+    );
+    let status = a
+        .admin
+        .get_status(pb::GetStatusRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        (status.version, status.config_source.as_str()),
+        (6, "controller")
+    );
+}
+
+#[tokio::test]
+async fn a_configuration_that_contradicts_itself_changes_nothing() {
+    let net = Net::new();
+    let directory = tempfile::tempdir().unwrap();
+    let mut fake = Fake::start_for("n1", &directory.path().join("controller"));
+    let good = net.config(1, &[2]);
+    fake.say(&good);
+    let mut a = Node::start_in(directory, &net, &good).await;
+    let mut b = Node::start(&net, &net.config(2, &[1])).await;
+    b.established("n1").await;
+    let mut bad = NodeConfig { version: 2, ..good };
+    bad.bgp.policies.clear();
+    fake.say(&bad);
+    let refused = async {
+        loop {
+            let report = fake.reports.recv().await.unwrap();
+            if !report.refused.is_empty() {
+                return report;
+            }
+        }
+    };
+    let report = timeout(DEADLINE, refused).await.unwrap();
+    assert!(
+        report.refused.contains("`everything`"),
+        "{}",
+        report.refused
+    );
+    assert_eq!(report.version, 1);
+    assert_eq!(a.peer("n2").await.state, ESTABLISHED);
+}

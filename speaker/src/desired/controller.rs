@@ -255,22 +255,8 @@ fn read(path: &Path) -> Result<Vec<u8>, StreamError> {
 fn no_connection(to: impl ToString, error: &tonic::transport::Error) -> StreamError {
     StreamError::Connect {
         to: to.to_string(),
-        text: chain(error),
+        text: super::chain(error),
     }
-}
-
-/// The error and its causes, outermost first; tonic's own text says only `transport error`.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn words(status: &tonic::Status) -> String {

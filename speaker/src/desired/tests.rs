@@ -19,8 +19,15 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::*;
 
+/// Leaves a configuration in a state directory, as a speaker that ran before would have.
+pub(crate) fn keep(state_dir: &Path, config: &NodeConfig) {
+    disk::Copy::new(state_dir)
+        .save(&plan::wire::to_proto(config))
+        .unwrap();
+}
+
 /// A configuration of node `a` without peers.
-fn config(version: u64) -> NodeConfig {
+pub(crate) fn config(version: u64) -> NodeConfig {
     NodeConfig {
         node: "a".into(),
         version,
@@ -46,14 +53,16 @@ fn config(version: u64) -> NodeConfig {
 }
 
 /// A controller that says what it is told to say.
-struct Fake {
+pub(crate) struct Fake {
     configs: watch::Sender<Option<pb::NodeConfig>>,
-    reports: mpsc::UnboundedReceiver<pb::NodeReport>,
+    /// What it was told.
+    pub(crate) reports: mpsc::UnboundedReceiver<pb::NodeReport>,
     tunnels: mpsc::UnboundedReceiver<DuplexStream>,
     server: JoinHandle<()>,
 }
 
 struct Service {
+    node: &'static str,
     configs: watch::Receiver<Option<pb::NodeConfig>>,
     reports: mpsc::UnboundedSender<pb::NodeReport>,
     tunnels: mpsc::UnboundedSender<DuplexStream>,
@@ -61,10 +70,16 @@ struct Service {
 
 impl Fake {
     fn start(socket: &Path) -> Fake {
+        Fake::start_for("a", socket)
+    }
+
+    /// Answers at `socket`, and expects `node` to call.
+    pub(crate) fn start_for(node: &'static str, socket: &Path) -> Fake {
         let (configs, configs_rx) = watch::channel(None);
         let (reports_tx, reports) = mpsc::unbounded_channel();
         let (tunnels_tx, tunnels) = mpsc::unbounded_channel();
         let service = Service {
+            node,
             configs: configs_rx,
             reports: reports_tx,
             tunnels: tunnels_tx,
@@ -85,7 +100,7 @@ impl Fake {
         }
     }
 
-    fn say(&self, config: &NodeConfig) {
+    pub(crate) fn say(&self, config: &NodeConfig) {
         self.configs
             .send_replace(Some(plan::wire::to_proto(config)));
     }
@@ -99,7 +114,10 @@ impl ConfigService for Service {
         &self,
         request: Request<Streaming<pb::NodeReport>>,
     ) -> Result<Response<Self::WatchStream>, tonic::Status> {
-        assert_eq!(request.metadata().get("routeshare-node").unwrap(), "a");
+        assert_eq!(
+            request.metadata().get("routeshare-node").unwrap(),
+            self.node
+        );
         let mut incoming = request.into_inner();
         let (sender, receiver) = mpsc::channel(1);
         let (mut configs, reports) = (self.configs.clone(), self.reports.clone());
@@ -131,7 +149,10 @@ impl ConfigService for Service {
         &self,
         request: Request<Streaming<pb::TunnelChunk>>,
     ) -> Result<Response<Self::TunnelStream>, tonic::Status> {
-        assert_eq!(request.metadata().get("routeshare-node").unwrap(), "a");
+        assert_eq!(
+            request.metadata().get("routeshare-node").unwrap(),
+            self.node
+        );
         let mut incoming = request.into_inner();
         let (sender, receiver) = mpsc::channel(4);
         let (ours, theirs) = tokio::io::duplex(4096);
