@@ -8,6 +8,7 @@ mod convert;
 pub(crate) mod socket;
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use bgp::engine::Command;
 use bgp::query::{Cursor, Destinations, QueryError, RoutePage, RouteQuery, View};
@@ -26,6 +27,8 @@ use crate::report;
 
 /// Routes in a page: one turn of the loop, and well below the 4 MiB that a gRPC client takes.
 const PAGE: usize = 1024;
+/// How long the kernel's side may take to answer.
+const KERNEL_ANSWER: Duration = Duration::from_secs(2);
 /// Pages and events on their way to a client.
 const AHEAD: usize = 2;
 
@@ -90,7 +93,7 @@ impl SpeakerService for Service {
         });
         let (mut status, fib) = ask.await?;
         if let Some(fib) = fib {
-            let summary = fib.summary().await;
+            let summary = in_time(fib.summary()).await;
             status.kernel_routes = summary.installed;
             status.kernel_pending += summary.pending;
         }
@@ -242,7 +245,7 @@ impl SpeakerService for Service {
         });
         let (explanation, fib) = ask.await?;
         let kernel = match fib {
-            Some(fib) => fib.states(vec![explanation.prefix]).await.pop(),
+            Some(fib) => in_time(fib.states(vec![explanation.prefix])).await.pop(),
             None => None,
         };
         Ok(Response::new(convert::explanation(explanation, kernel)))
@@ -321,6 +324,14 @@ where
     Response::new(ReceiverStream::new(receiver))
 }
 
+/// What the kernel's side answers, or nothing if it is too busy: a question about the speaker must be
+/// answered above all when something is stuck.
+pub(crate) async fn in_time<T: Default>(answer: impl Future<Output = T>) -> T {
+    tokio::time::timeout(KERNEL_ANSWER, answer)
+        .await
+        .unwrap_or_default()
+}
+
 async fn next_page(
     asker: &Asker,
     query: &RouteQuery,
@@ -347,7 +358,7 @@ async fn with_kernel_states(
         .map(|row| row.prefix)
         .collect();
     let states = match asker.ask(|daemon| daemon.kernel.fib()).await? {
-        Some(fib) if !best.is_empty() => fib.states(best).await,
+        Some(fib) if !best.is_empty() => in_time(fib.states(best)).await,
         _ => Vec::new(),
     };
     let mut states = states.into_iter();

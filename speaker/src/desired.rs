@@ -180,7 +180,10 @@ impl Sink {
     async fn offer_message(&mut self, message: pb::NodeConfig, source: Source) {
         match plan::wire::from_proto(message) {
             Ok(config) => self.offer(config, source).await,
-            Err(error) => self.refuse(format!("the configuration cannot be read: {}", chain(&error))),
+            Err(error) => self.refuse(format!(
+                "the configuration cannot be read: {}",
+                chain(&error)
+            )),
         }
     }
 

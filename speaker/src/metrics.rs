@@ -88,7 +88,7 @@ async fn read(asker: &Asker) -> Result<Reading, Stopping> {
     });
     let (mut reading, fib) = ask.await?;
     if let Some(fib) = fib {
-        reading.fib = fib.summary().await;
+        reading.fib = crate::admin::in_time(fib.summary()).await;
     }
     Ok(reading)
 }

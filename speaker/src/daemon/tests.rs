@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use bgp::config::{
-    Action, Advertisement, Match, NextHopMode, Originated, PeerConfig, Policy, Rule, Timers,
+    Action, Advertisement, Match, NextHopMode, Originated, PeerConfig, Policy, Rule, Set, Timers,
 };
 use bgp::types::{Asn, Family, Prefix, RouterId};
 use hyper_util::rt::TokioIo;
@@ -49,15 +49,12 @@ impl Net {
         config.listen_port = PORT;
         config.bgp.asn = asn(node);
         config.bgp.router_id = RouterId(Ipv4Addr::new(10, 0, 0, node));
-        config.bgp.policies = vec![Policy {
-            name: "everything".into(),
-            rules: vec![Rule {
-                name: "all".into(),
-                matches: Match::default(),
-                action: Action::Accept,
-                set: Vec::new(),
-            }],
-        }];
+        // Loopback addresses are no next hops.
+        let next_hop = Set::NextHop(Ipv4Addr::new(192, 0, 2, node).into());
+        config.bgp.policies = vec![
+            all("everything", Vec::new()),
+            all("outside", vec![next_hop]),
+        ];
         config.bgp.peers = peers.iter().map(|peer| self.peer(node, *peer)).collect();
         config.bgp.advertisements = vec![Advertisement {
             name: "subnets".into(),
@@ -95,7 +92,7 @@ impl Net {
                 ..Timers::default()
             },
             import: vec!["everything".into()],
-            export: vec!["everything".into()],
+            export: vec!["outside".into()],
             next_hop: NextHopMode::Auto,
             allow_own_as: 0,
         }
@@ -109,6 +106,20 @@ impl Net {
             .connect((self.address(to), PORT).into())
             .await
             .unwrap()
+    }
+}
+
+/// A policy that lets everything through.
+fn all(name: &str, set: Vec<Set>) -> Policy {
+    let rule = Rule {
+        name: "all".into(),
+        matches: Match::default(),
+        action: Action::Accept,
+        set,
+    };
+    Policy {
+        name: name.into(),
+        rules: vec![rule],
     }
 }
 
@@ -307,7 +318,16 @@ async fn routes_go_from_one_speaker_to_the_other_and_go_with_the_session() {
     b.until("n1", "heard", told).await;
     let received = b.routes("Received", "n1").await.remove(0);
     assert_eq!(received.prefix, own_prefix(1).to_string());
-    assert_eq!(received.attributes.unwrap().as_path, "64513");
+    let attributes = received.attributes.unwrap();
+    assert_eq!(
+        (attributes.as_path.as_str(), attributes.next_hop.as_str()),
+        ("64513", "192.0.2.1")
+    );
+    let request = pb::ExplainRequest {
+        prefix: "10.64.1.0/24".into(),
+    };
+    let explanation = b.admin.explain(request).await.unwrap().into_inner();
+    assert_eq!(explanation.candidates.len(), 1, "{explanation:#?}");
     a.stop(Departure::ComingBack).await;
     b.wait("n1", "down", |peer| peer.state != ESTABLISHED).await;
     assert!(b.routes("Received", "n1").await.is_empty());
@@ -378,29 +398,31 @@ async fn garbage_from_a_peers_address_is_answered_counted_and_harms_no_other_ses
     let mut b = Node::start(&net, &net.config(2, &[1])).await;
     a.established("n2").await;
     b.established("n1").await;
-    for garbage in [
+    let garbage = [
         &b"GET / HTTP/1.1\r\nHost: bgp\r\n\r\n"[..],
         &[0xff; 19],
         &[0x00; 4096],
-    ] {
+    ];
+    let mut answers = Vec::new();
+    for garbage in garbage {
         let mut stream = net.dial(3, 1).await;
         stream.write_all(garbage).await.unwrap();
         let mut answer = Vec::new();
-        timeout(DEADLINE, stream.read_to_end(&mut answer))
-            .await
-            .unwrap()
-            .unwrap();
-        // OPEN may come first; the last message is a NOTIFICATION: Message Header Error.
-        let last = answer
-            .windows(16)
-            .rposition(|marker| marker == [0xff; 16])
-            .unwrap();
-        assert_eq!(answer[last + 18..last + 20], [3, 1], "{answer:02x?}");
+        let read = timeout(DEADLINE, stream.read_to_end(&mut answer));
+        // Later ones meet a session that waits (IdleHoldTimer) and are closed unheard, or reset.
+        let _ = read.await.expect("the connection is closed in time");
+        answers.push(answer);
     }
+    // OPEN comes first; the last message is a NOTIFICATION: Message Header Error.
+    let last = answers[0]
+        .windows(16)
+        .rposition(|marker| marker == [0xff; 16])
+        .unwrap();
+    assert_eq!(answers[0][last + 18..last + 20], [3, 1], "{answers:02x?}");
     let peer = a
         .wait("n3", "told", |peer| !peer.last_error.is_empty())
         .await;
-    assert!(peer.sent.unwrap().notification >= 3);
+    assert!(peer.sent.unwrap().notification >= 1);
     assert_eq!(a.peer("n2").await.established_count, 1);
     assert_eq!(a.peer("n2").await.state, ESTABLISHED);
 }
