@@ -1,8 +1,8 @@
 //! The engine: every peer and table of one speaker.
 //!
-//! This file is its interface and the order in which things happen; [`peers`] has the sessions'
-//! side (connections, what comes over them), [`configure`] finds what a new configuration changes,
-//! [`queries`] and [`explain`] answer questions. The tables are in [`rib`](crate::rib).
+//! This file is its interface and the order in which things happen; `peers` has the sessions' side
+//! (connections, what comes over them), `configure` finds what a new configuration changes,
+//! `queries` and `explain` answer questions. The tables are in `rib`.
 
 mod configure;
 mod explain;
@@ -149,7 +149,7 @@ impl Engine {
         self.settle();
     }
 
-    /// One message. What a route goes through from here on: [`peers`] `on_update`, then
+    /// One message. What a route goes through from here on: `on_update`, then
     /// `rib::adj_in`, `rib::loc`, `rib::adj_out`.
     fn on_message(&mut self, now: Instant, id: PeerId, conn: ConnId, message: Message) {
         let Some(peer) = self.peers.get_mut(&id) else {

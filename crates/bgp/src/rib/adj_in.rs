@@ -406,8 +406,11 @@ impl<P: Martian> FamilyRib<P> {
                 faults.refused(refusal, prefix.into(), std::mem::take(&mut first));
             }
             let slot = self.table.enter(prefix);
-            if let Some(stale) = self.stale.get_mut(&source) {
-                stale.remove(slot);
+            if let Some(refreshing) = self.refreshing.get_mut(&source) {
+                refreshing.leaving.remove(slot);
+                if let Some(stale) = &mut refreshing.stale {
+                    stale.remove(slot);
+                }
             }
             self.announce(shared, slot, source, received, accepted);
         }
@@ -455,15 +458,19 @@ impl<P: Martian> FamilyRib<P> {
                 stale.insert(slot);
             }
         }
-        self.stale.insert(source, stale);
+        self.refreshing.entry(source).or_default().stale = Some(stale);
     }
 
     /// The peer has sent all of its routes again.
     pub(crate) fn end_refresh(&mut self, source: SourceId) {
-        if let Some(stale) = self.stale.remove(&source)
-            && !stale.is_empty()
-        {
-            self.jobs.push_back(super::jobs::Job::sweep(source, stale));
-        }
+        let Some(refreshing) = self.refreshing.get_mut(&source) else {
+            return;
+        };
+        let Some(stale) = refreshing.stale.take() else {
+            return;
+        };
+        // What an earlier refresh left behind and the peer has still not repeated is in it, too.
+        refreshing.leaving = stale;
+        self.sweep(source);
     }
 }

@@ -17,22 +17,22 @@
 //! route came from. What a member has been told is a bit per prefix, so that nothing is withdrawn
 //! from it that it does not have.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
 use super::Shared;
 use super::attrs::AttrId;
-use super::export::{Change, Export, Judge, Rules};
+use super::export::{Change, Export, Rules};
 use super::loc::FamilyRib;
 use super::paged::{BitSet, Paged};
 use super::table::{Key, NIL, SourceId, Table};
-use crate::codec::{encode_end_of_rib, encode_route_refresh};
-use crate::message::RefreshKind;
 use crate::types::PeerId;
 
 mod encode;
+mod make;
+mod tell;
 
 /// Most slots looked at for one batch.
 const BATCH_SLOTS: usize = 2048;
@@ -79,8 +79,6 @@ pub(crate) struct Group<P: Key> {
     kept: usize,
     kept_slots: usize,
     members: Vec<Member>,
-    /// Routes that did not fit into a message.
-    pub(crate) too_long: u64,
     family: std::marker::PhantomData<P>,
 }
 
@@ -140,7 +138,6 @@ impl<P: Key> Group<P> {
             kept: 0,
             kept_slots: 0,
             members: Vec::new(),
-            too_long: 0,
             family: std::marker::PhantomData,
         }
     }
@@ -435,296 +432,5 @@ impl<P: Key> FamilyRib<P> {
     /// How many prefixes wait to be freed.
     pub(crate) fn dying(&self) -> usize {
         self.dying.len()
-    }
-}
-
-impl<P: Key> Group<P> {
-    /// Hands the next batch to a member, when there is one and nothing else goes before it.
-    fn take_batch(&mut self, peer: PeerId, buf: &mut BytesMut) -> bool {
-        let Some(place) = self.members.iter().position(|m| m.peer == peer) else {
-            return false;
-        };
-        let member = &mut self.members[place];
-        let Some(batch) = self
-            .batches
-            .get((member.cursor - self.first_batch) as usize)
-        else {
-            return false;
-        };
-        member.cursor += 1;
-        let (announced, withdrawn) = batch.slots.split_at(batch.announced);
-        // For a member that must not hear of one of the routes, or that does not have one that is
-        // withdrawn, the bytes are not right.
-        let right = !batch.origins.contains(&peer)
-            && withdrawn.iter().all(|slot| member.told.contains(*slot));
-        if right {
-            for slot in announced {
-                member.told.insert(*slot);
-            }
-            for slot in withdrawn {
-                member.told.remove(*slot);
-            }
-            buf.extend_from_slice(&batch.bytes);
-        } else {
-            for slot in &batch.slots {
-                member.dirty.insert(*slot);
-            }
-        }
-        self.drop_taken();
-        true
-    }
-
-    /// Tells a member the state of some of the slots that are noted for it alone.
-    fn tell_dirty(
-        &mut self,
-        shared: &mut Shared,
-        table: &Table<P>,
-        peer: PeerId,
-        buf: &mut BytesMut,
-    ) -> bool {
-        let Some(place) = self.members.iter().position(|m| m.peer == peer) else {
-            return false;
-        };
-        let member = &mut self.members[place];
-        if member.refresh == Refresh::Begin && self.scan.is_none() {
-            encode_route_refresh(P::FAMILY, RefreshKind::Begin, buf);
-            member.refresh = Refresh::Running;
-        }
-        let mut slots: Vec<u32> = Vec::new();
-        let mut from = 0;
-        while slots.len() < BATCH_SLOTS
-            && let Some(slot) = member.dirty.next_from(from)
-        {
-            member.dirty.remove(slot);
-            slots.push(slot);
-            from = slot + 1;
-        }
-        // What the group has yet to look at is not known to be advertised or not.
-        let mut only_missing = false;
-        if slots.is_empty()
-            && self.scan.is_none()
-            && let Some(at) = member.dump
-        {
-            let until = table.entries.end().min(at + BATCH_SLOTS as u32);
-            slots.extend(at..until);
-            only_missing = member.only_missing;
-            member.dump = (until < table.entries.end()).then_some(until);
-        }
-        if slots.is_empty() {
-            return false;
-        }
-        let mut withdrawn: Vec<P> = Vec::new();
-        let mut announced: Vec<encode::Item<P>> = Vec::new();
-        for slot in slots {
-            let out = self.out.get(slot);
-            let own = out.set.is_some() && shared.peer_of(out.source) == Some(peer);
-            if out.set.is_some() && !own {
-                if !member.told.insert(slot) && only_missing {
-                    continue;
-                }
-                announced.push(encode::Item::new(out, slot, table.prefix(slot)));
-            } else if member.told.remove(slot) {
-                withdrawn.push(table.prefix(slot));
-            }
-        }
-        encode::withdraw(&self.export, &withdrawn, buf);
-        encode::sort(&mut announced);
-        for run in announced.chunk_by(encode::Item::same_attributes) {
-            // What does not fit was found out when the batch was made.
-            let _ = encode::announce(&self.export, &self.changes, &shared.attrs, run, buf);
-        }
-        true
-    }
-
-    /// Asks export policy about some of the slots that changed, and has UPDATEs made.
-    fn make_batch(
-        &mut self,
-        shared: &mut Shared,
-        table: &Table<P>,
-        originated: &BTreeMap<P, Vec<Arc<str>>>,
-    ) {
-        if self.tail.is_empty() {
-            self.scan_on(table);
-        }
-        let mut announced: Vec<encode::Item<P>> =
-            Vec::with_capacity(BATCH_SLOTS.min(self.tail.len()));
-        let mut withdrawn: Vec<u32> = Vec::new();
-        self.judge(shared, table, originated, &mut announced, &mut withdrawn);
-        if self.tail.is_empty() && self.tail.capacity() > 4 * BATCH_SLOTS {
-            self.tail = VecDeque::new(); // a burst's memory is not kept for the next one
-        }
-
-        let mut bytes = BytesMut::new();
-        let mut slots: Vec<u32> = Vec::with_capacity(announced.len() + withdrawn.len());
-        let mut origins: Vec<PeerId> = Vec::new();
-        encode::sort(&mut announced);
-        let mut done = 0;
-        for run in announced.chunk_by(encode::Item::same_attributes) {
-            if bytes.len() >= BATCH_OCTETS {
-                break;
-            }
-            done += run.len();
-            let fits =
-                encode::announce(&self.export, &self.changes, &shared.attrs, run, &mut bytes);
-            for item in run {
-                if !fits {
-                    self.too_long += 1;
-                    if self.out.get(item.slot).set.is_some() {
-                        withdrawn.push(item.slot);
-                    }
-                    continue;
-                }
-                slots.push(item.slot);
-                let place = self.out.slot(item.slot);
-                shared.attrs.retain(item.out.set);
-                shared.attrs.release(place.set, &mut shared.hops);
-                *place = item.out;
-                if let Some(peer) = shared.peer_of(item.out.source)
-                    && !origins.contains(&peer)
-                {
-                    origins.push(peer);
-                }
-            }
-        }
-        // Too much for one batch: the rest comes first in the next one.
-        for item in announced[done..].iter().rev() {
-            self.queued.insert(item.slot);
-            self.tail.push_front(item.slot);
-        }
-        let announced = slots.len();
-        let prefixes: Vec<P> = withdrawn.iter().map(|slot| table.prefix(*slot)).collect();
-        for slot in &withdrawn {
-            let place = self.out.slot(*slot);
-            shared.attrs.release(place.set, &mut shared.hops);
-            *place = NOT_ADVERTISED;
-        }
-        encode::withdraw(&self.export, &prefixes, &mut bytes);
-        slots.extend(withdrawn);
-        if slots.is_empty() {
-            return;
-        }
-        self.kept += bytes.len();
-        self.kept_slots += slots.len();
-        self.batches.push_back(Batch {
-            bytes: bytes.freeze(),
-            slots: slots.into(),
-            announced,
-            origins,
-        });
-        // Nobody has to hear more than the whole table.
-        let all = (table.entries.end() as usize).max(BATCH_SLOTS);
-        while (self.kept > KEPT || self.kept_slots > all) && self.batches.len() > 1 {
-            self.drop_first();
-        }
-        self.wake(&mut shared.wake);
-    }
-
-    /// Puts the next part of the table into the tail.
-    fn scan_on(&mut self, table: &Table<P>) {
-        let Some(mut at) = self.scan else { return };
-        let end = table.entries.end();
-        while at < end && self.tail.len() < BATCH_SLOTS {
-            let known = table.entries[at].head != NIL || self.out.get(at).set.is_some();
-            if known && self.queued.insert(at) {
-                self.tail.push_back(at);
-            }
-            at += 1;
-        }
-        self.scan = (at < end).then_some(at);
-    }
-
-    /// Takes slots from the tail and asks what is to be told of them; keeps what is new.
-    fn judge(
-        &mut self,
-        shared: &mut Shared,
-        table: &Table<P>,
-        originated: &BTreeMap<P, Vec<Arc<str>>>,
-        announced: &mut Vec<encode::Item<P>>,
-        withdrawn: &mut Vec<u32>,
-    ) {
-        let (export, rules) = (self.export.clone(), self.rules.clone());
-        let mut judge = Judge::new(&export, &rules);
-        let mut last: Option<(Change, u16)> = None;
-        for _ in 0..BATCH_SLOTS {
-            let Some(slot) = self.tail.pop_front() else {
-                break;
-            };
-            self.queued.remove(slot);
-            let prefix = table.prefix(slot);
-            let old = self.out.get(slot);
-            let mut new = NOT_ADVERTISED;
-            if let Some(path) = table.best(slot) {
-                let asked_for_by = match path.source {
-                    SourceId::LOCAL => originated.get(&prefix).map_or(&[][..], Vec::as_slice),
-                    _ => &[],
-                };
-                if judge.ask(shared, prefix.into(), path, asked_for_by).is_ok() {
-                    let change = judge.change();
-                    let index = match &last {
-                        Some((known, index)) if *known == change => Some(*index),
-                        _ => {
-                            let index = self.change_index(change.clone());
-                            last = index.map(|index| (change, index));
-                            index
-                        }
-                    };
-                    // More kinds of changes than can be numbered: nothing is sent that we could
-                    // not describe.
-                    if let Some(change) = index {
-                        new = Out {
-                            set: path.accepted,
-                            source: path.source,
-                            change,
-                        };
-                    }
-                }
-            }
-            match (old.set.is_some(), new.set.is_some()) {
-                (true, true) if (old.set, old.change) == (new.set, new.change) => {
-                    if old.source != new.source {
-                        self.change_source(shared, slot, new);
-                    }
-                }
-                (_, true) => announced.push(encode::Item::new(new, slot, prefix)),
-                (true, false) => withdrawn.push(slot),
-                (false, false) => {}
-            }
-        }
-    }
-
-    /// The same is to be told, but it is another peer's route now: that peer must not have it, and
-    /// the last one may.
-    fn change_source(&mut self, shared: &mut Shared, slot: u32, new: Out) {
-        let old = std::mem::replace(self.out.slot(slot), new);
-        let concerned = [shared.peer_of(old.source), shared.peer_of(new.source)];
-        for peer in concerned.into_iter().flatten() {
-            if let Some(member) = self.member_mut(peer) {
-                member.dirty.insert(slot);
-                if std::mem::take(&mut member.asleep) {
-                    shared.wake.push(peer);
-                }
-            }
-        }
-    }
-
-    /// Marks ends where a member has been told everything; whether that was all.
-    fn finish(&mut self, peer: PeerId, buf: &mut BytesMut) -> bool {
-        let Some(member) = self.member_mut(peer) else {
-            return true;
-        };
-        if !member.end_of_rib_sent {
-            encode_end_of_rib(P::FAMILY, buf);
-            member.end_of_rib_sent = true;
-        }
-        match member.refresh {
-            Refresh::Begin => return false,
-            Refresh::Running => {
-                encode_route_refresh(P::FAMILY, RefreshKind::End, buf);
-                member.refresh = Refresh::None;
-            }
-            Refresh::None => {}
-        }
-        member.asleep = true;
-        true
     }
 }

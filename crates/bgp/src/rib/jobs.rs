@@ -6,8 +6,7 @@ use std::collections::BTreeSet;
 use super::Shared;
 use super::adj_in::Martian;
 use super::hops::HopId;
-use super::loc::FamilyRib;
-use super::paged::BitSet;
+use super::loc::{FamilyRib, Refreshing};
 use super::table::{NIL, SourceId};
 
 /// Slots looked at in one turn.
@@ -24,7 +23,7 @@ enum What {
     /// Remove the routes of a session that is over.
     Remove(SourceId),
     /// Remove the routes of a source that it has not repeated.
-    Sweep(SourceId, BitSet),
+    Sweep(SourceId),
     /// Ask import policy again.
     Import(BTreeSet<SourceId>),
     /// Decide again where one of these next hops is concerned.
@@ -33,18 +32,16 @@ enum What {
     Decide,
 }
 
-impl Job {
-    pub(super) fn sweep(source: SourceId, stale: BitSet) -> Job {
-        let what = What::Sweep(source, stale);
-        Job { what, at: 0 }
-    }
-}
-
 impl<P: Martian> FamilyRib<P> {
     /// The session of a source is over.
     pub(crate) fn remove_source(&mut self, source: SourceId) {
-        self.stale.remove(&source);
+        self.refreshing.remove(&source);
         self.add_job(What::Remove(source));
+    }
+
+    /// A source is done with sending all of its routes again.
+    pub(super) fn sweep(&mut self, source: SourceId) {
+        self.add_job(What::Sweep(source));
     }
 
     /// The import policies of these sources, or the checks before them, changed.
@@ -103,16 +100,30 @@ impl<P: Martian> FamilyRib<P> {
         // The table may have been emptied on the way, and ends earlier now.
         if until < self.table.entries.end() {
             self.jobs.push_front(job);
-        } else if let What::Remove(source) = job.what {
-            shared.left(source);
+        } else {
+            self.finish(shared, &job.what);
+        }
+    }
+
+    fn finish(&mut self, shared: &mut Shared, what: &What) {
+        match what {
+            What::Remove(source) => shared.left(*source),
+            What::Sweep(source) => {
+                let done = |r: &Refreshing| r.stale.is_none() && r.leaving.is_empty();
+                if self.refreshing.get(source).is_some_and(done) {
+                    self.refreshing.remove(source);
+                }
+            }
+            What::Import(_) | What::Hops(_) | What::Decide => {}
         }
     }
 
     fn work_on(&mut self, shared: &mut Shared, what: &What, slot: u32) {
         match what {
             What::Remove(source) => self.withdraw(shared, slot, *source),
-            What::Sweep(source, stale) => {
-                if stale.contains(slot) {
+            What::Sweep(source) => {
+                let refreshing = self.refreshing.get_mut(source);
+                if refreshing.is_some_and(|refreshing| refreshing.leaving.remove(slot)) {
                     self.withdraw(shared, slot, *source);
                 }
             }

@@ -21,6 +21,15 @@ use crate::query::Refusal;
 /// The best route of a prefix, as far as others care.
 pub(super) type Chosen = Option<(SourceId, AttrId)>;
 
+/// A peer sends all of its routes again. RFC 7313 §4.
+#[derive(Default)]
+pub(crate) struct Refreshing {
+    /// Slots it has not repeated since it began; `None`: it has said that it is done.
+    pub(super) stale: Option<BitSet>,
+    /// Slots it had not repeated when it was done: they are on their way out.
+    pub(super) leaving: BitSet,
+}
+
 /// One family's tables.
 pub(crate) struct FamilyRib<P: Key> {
     /// Adj-RIB-In and Loc-RIB.
@@ -33,8 +42,8 @@ pub(crate) struct FamilyRib<P: Key> {
     pub(super) dying: Vec<u32>,
     /// Work put off.
     pub(super) jobs: VecDeque<Job>,
-    /// Routes a peer has not repeated since it began to send all of them again. RFC 7313 §4.
-    pub(super) stale: HashMap<SourceId, BitSet>,
+    /// Peers that send all of their routes again.
+    pub(crate) refreshing: HashMap<SourceId, Refreshing>,
     /// Our own routes, with the advertisements that ask for them.
     pub(crate) originated: BTreeMap<P, Vec<Arc<str>>>,
     /// Our own subnets.
@@ -52,7 +61,7 @@ impl<P: Key> FamilyRib<P> {
             groups: Vec::new(),
             dying: Vec::new(),
             jobs: VecDeque::new(),
-            stale: HashMap::new(),
+            refreshing: HashMap::new(),
             originated: BTreeMap::new(),
             own_subnets: Vec::new(),
             best: 0,

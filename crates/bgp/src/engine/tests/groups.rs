@@ -366,6 +366,22 @@ fn what_a_peer_does_not_repeat_in_an_enhanced_refresh_is_gone() {
 }
 
 #[test]
+fn what_comes_behind_the_end_of_a_refresh_stays() {
+    let mut rig = Rig::with_peers(2);
+    let attributes = rig.own("p2");
+    rig.announce("p2", &many(100), &attributes);
+    rig.refresh("p2", RefreshKind::Begin);
+    rig.say_refresh("p2", RefreshKind::End);
+    rig.say("p2", &many(10), &attributes); // before anything was swept
+    rig.say_refresh("p2", RefreshKind::Begin); // and again
+    rig.say("p2", &many(20), &attributes);
+    rig.say_refresh("p2", RefreshKind::End);
+    rig.run();
+    assert_eq!(rig.fib.len(), 20);
+    assert!(rig.engine.v4.refreshing.is_empty());
+}
+
+#[test]
 fn own_routes_go_to_the_peers_their_advertisements_name() {
     let mut rig = Rig::with_peers(2);
     let pods = |peers: &[&str], set: Vec<Set>| Advertisement {

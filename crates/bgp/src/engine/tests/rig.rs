@@ -285,10 +285,15 @@ impl Rig {
     }
 
     pub(super) fn refresh(&mut self, name: &str, kind: RefreshKind) {
+        self.say_refresh(name, kind);
+        self.run();
+    }
+
+    /// The same, without what follows.
+    pub(super) fn say_refresh(&mut self, name: &str, kind: RefreshKind) {
         let mut bytes = BytesMut::new();
         encode_route_refresh(Family::Ipv4, kind, &mut bytes);
         self.bytes(name, bytes);
-        self.run();
     }
 
     fn bytes(&mut self, name: &str, mut bytes: BytesMut) {
