@@ -1,7 +1,7 @@
-//! A full table through the engine: from one external peer to another and to the kernel's side.
+//! A full table through the engine: from external peers to others and to the kernel's side.
 //!
 //! ```text
-//! cargo run --release -p bgp --example table [-- PREFIXES [announce]]
+//! cargo run --release -p bgp --example table [-- table|two-tables|many-peers [PREFIXES]]
 //! ```
 //!
 //! Prints the time spent in the engine (not in making UPDATEs up and counting them) and the peak
@@ -12,6 +12,7 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use bgp::attributes::{AsPath, Attributes, NextHop};
@@ -24,59 +25,68 @@ use bgp::message::{Capabilities, Open};
 use bgp::types::{Asn, Community, ConnId, Family, Prefix4, RouterId};
 use bytes::BytesMut;
 
-const SENDER: ConnId = ConnId(1 << 63);
-const RECEIVER: ConnId = ConnId((1 << 63) + 1);
 const OURS: [u8; 4] = [192, 0, 2, 1];
 
 fn main() {
-    let prefixes = std::env::args().nth(1);
-    let prefixes: u32 = prefixes.map_or(1_000_000, |n| n.parse().expect("a number of prefixes"));
-    let before = memory("VmRSS");
-    let mut bench = Bench::new();
-    bench.establish(SENDER, 65001, [192, 0, 2, 2]);
-    bench.establish(RECEIVER, 65002, [192, 0, 2, 3]);
-
-    let mut feed = Feed::new(prefixes);
-    let mut chunk = BytesMut::new();
-    while feed.fill(&mut chunk) {
-        bench.receive(SENDER, &mut chunk);
-        bench.turn();
+    let scenario = std::env::args().nth(1).unwrap_or_else(|| "table".into());
+    let prefixes = std::env::args().nth(2);
+    let prefixes = prefixes.map(|n| n.parse().expect("a number of prefixes"));
+    match &*scenario {
+        "table" => table(prefixes.unwrap_or(1_000_000), 1),
+        "two-tables" => table(prefixes.unwrap_or(1_000_000), 2),
+        "many-peers" => many_peers(100, prefixes.unwrap_or(1_000)),
+        other => panic!("no scenario {other}; there are table, two-tables, many-peers"),
     }
-    bench.turn();
-    let sets = bench.engine.status().attribute_sets;
-    report("announced", prefixes, sets, bench.take(), before);
-
-    if std::env::args()
-        .nth(2)
-        .is_some_and(|what| what == "announce")
-    {
-        return;
-    }
-    feed = Feed::withdrawal(prefixes);
-    while feed.fill(&mut chunk) {
-        bench.receive(SENDER, &mut chunk);
-        bench.turn();
-    }
-    bench.turn();
-    let sets = bench.engine.status().attribute_sets;
-    report("withdrawn", prefixes, sets, bench.take(), before);
 }
 
-fn report(what: &str, prefixes: u32, sets: u64, measured: Measured, before: u64) {
-    let per_prefix = measured.total().as_secs_f64() * 1e9 / f64::from(prefixes);
-    println!(
-        "{prefixes} prefixes {what}, {sets} attribute sets: {:.3} s in the engine, {per_prefix:.0} ns a prefix \
-         (receive {:.3} s, send {:.3} s, fib {:.3} s); {} octets sent, {} changes for the kernel; \
-         peak memory {} KiB, now {} KiB, {before} KiB at the start",
-        measured.total().as_secs_f64(),
-        measured.receive.as_secs_f64(),
-        measured.send.as_secs_f64(),
-        measured.fib.as_secs_f64(),
-        measured.octets,
-        measured.changes,
-        memory("VmHWM"),
-        memory("VmRSS"),
-    );
+/// The same prefixes from each of the senders to one receiver, and all of them taken back.
+fn table(prefixes: u32, senders: u8) {
+    let before = memory("VmRSS");
+    let mut bench = Bench::new(senders + 1);
+    for peer in 0..=senders {
+        bench.establish(peer);
+    }
+    for withdraw in [false, true] {
+        for sender in 0..senders {
+            bench.feed(sender, 0..prefixes, withdraw);
+            let what = if withdraw { "withdrawn" } else { "announced" };
+            bench.report(
+                &format!("peer {sender}: {prefixes} prefixes {what}"),
+                prefixes,
+                before,
+            );
+        }
+    }
+}
+
+/// Every peer has prefixes of its own, and everybody gets everybody's.
+fn many_peers(peers: u8, prefixes: u32) {
+    let before = memory("VmRSS");
+    let mut bench = Bench::new(peers);
+    for peer in 0..peers {
+        bench.establish(peer);
+    }
+    for peer in 0..peers {
+        let first = u32::from(peer) * prefixes;
+        bench.feed(peer, first..first + prefixes, false);
+    }
+    let what = format!("{peers} peers, {prefixes} prefixes of each");
+    bench.report(&what, u32::from(peers) * prefixes, before);
+}
+
+/// A peer's connection.
+fn conn(peer: u8) -> ConnId {
+    ConnId((1 << 63) + u64::from(peer))
+}
+
+/// A peer's address.
+fn address(peer: u8) -> [u8; 4] {
+    [192, 0, 2, peer + 2]
+}
+
+/// A peer's AS.
+fn asn(peer: u8) -> Asn {
+    Asn(65001 + u32::from(peer))
 }
 
 #[derive(Default)]
@@ -88,12 +98,6 @@ struct Measured {
     changes: usize,
 }
 
-impl Measured {
-    fn total(&self) -> Duration {
-        self.receive + self.send + self.fib
-    }
-}
-
 struct Bench {
     engine: Engine,
     now: Instant,
@@ -103,13 +107,13 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Bench {
+    fn new(peers: u8) -> Bench {
         let now = Instant::now();
         let mut engine = Engine::new(1);
         let config = Config {
             asn: Asn(65000),
             router_id: RouterId(OURS.into()),
-            peers: vec![peer("sender", 65001, 2), peer("receiver", 65002, 3)],
+            peers: (0..peers).map(peer_config).collect(),
             policies: vec![Policy {
                 name: "all".into(),
                 rules: vec![Rule {
@@ -137,23 +141,24 @@ impl Bench {
     }
 
     /// The other side's part in the beginning of a session.
-    fn establish(&mut self, conn: ConnId, asn: u32, address: [u8; 4]) {
+    fn establish(&mut self, peer: u8) {
+        let conn = conn(peer);
         let input = Input::Accepted {
             conn,
             local: LocalAddresses {
                 address: IpAddr::from(OURS),
                 other_family: None,
             },
-            remote: SocketAddr::new(address.into(), 40_000),
+            remote: SocketAddr::new(address(peer).into(), 40_000),
         };
         self.engine.handle(self.now, input);
         let open = Open {
-            asn: Asn(asn),
+            asn: asn(peer),
             hold_time: 0,
-            router_id: RouterId(address.into()),
+            router_id: RouterId(address(peer).into()),
             capabilities: Capabilities {
                 families: vec![Family::Ipv4],
-                four_octet_as: Some(Asn(asn)),
+                four_octet_as: Some(asn(peer)),
                 ..Capabilities::default()
             },
         };
@@ -163,6 +168,41 @@ impl Bench {
         self.receive(conn, &mut bytes);
         self.turn();
         self.measured = Measured::default();
+    }
+
+    /// A peer announces or withdraws prefixes, and everything happens that follows from that.
+    fn feed(&mut self, peer: u8, prefixes: Range<u32>, withdraw: bool) {
+        let mut feed = Feed {
+            peer,
+            prefixes,
+            withdraw,
+            random: 1 + u64::from(peer),
+        };
+        let mut chunk = BytesMut::new();
+        while feed.fill(&mut chunk) {
+            self.receive(conn(peer), &mut chunk);
+            self.turn();
+        }
+    }
+
+    fn report(&mut self, what: &str, prefixes: u32, before: u64) {
+        let measured = std::mem::take(&mut self.measured);
+        let total = measured.receive + measured.send + measured.fib;
+        println!(
+            "{what}, {} attribute sets: {:.3} s in the engine, {:.0} ns a prefix (receive {:.3} s, \
+             send {:.3} s, fib {:.3} s); {} octets sent, {} changes for the kernel; peak memory \
+             {} KiB, now {} KiB, {before} KiB at the start",
+            self.engine.status().attribute_sets,
+            total.as_secs_f64(),
+            total.as_secs_f64() * 1e9 / f64::from(prefixes),
+            measured.receive.as_secs_f64(),
+            measured.send.as_secs_f64(),
+            measured.fib.as_secs_f64(),
+            measured.octets,
+            measured.changes,
+            memory("VmHWM"),
+            memory("VmRSS"),
+        );
     }
 
     fn receive(&mut self, conn: ConnId, bytes: &mut BytesMut) {
@@ -229,21 +269,17 @@ impl Bench {
             _ => {}
         }
     }
-
-    fn take(&mut self) -> Measured {
-        std::mem::take(&mut self.measured)
-    }
 }
 
-fn peer(name: &str, asn: u32, last_octet: u8) -> PeerConfig {
+fn peer_config(peer: u8) -> PeerConfig {
     PeerConfig {
-        name: name.into(),
+        name: format!("peer {peer}"),
         description: String::new(),
-        address: IpAddr::from([192, 0, 2, last_octet]),
+        address: address(peer).into(),
         port: 179,
         local_address: None,
         local_asn: Asn(65000),
-        remote_asn: Asn(asn),
+        remote_asn: asn(peer),
         passive: true,
         shutdown: None,
         ttl: 1,
@@ -262,43 +298,26 @@ fn peer(name: &str, asn: u32, last_octet: u8) -> PeerConfig {
 
 /// UPDATEs made up as they are wanted, the same ones each time.
 struct Feed {
-    next: u32,
-    end: u32,
+    peer: u8,
+    prefixes: Range<u32>,
     withdraw: bool,
     random: u64,
 }
 
 impl Feed {
-    fn new(prefixes: u32) -> Feed {
-        Feed {
-            next: 0,
-            end: prefixes,
-            withdraw: false,
-            random: 1,
-        }
-    }
-
-    fn withdrawal(prefixes: u32) -> Feed {
-        Feed {
-            withdraw: true,
-            ..Feed::new(prefixes)
-        }
-    }
-
     /// Puts about 200 KiB of UPDATEs into `out`; false: there are no more.
     fn fill(&mut self, out: &mut BytesMut) -> bool {
-        if self.next == self.end {
+        if self.prefixes.is_empty() {
             return false;
         }
         out.clear();
-        while out.len() < 200 * 1024 && self.next < self.end {
+        while out.len() < 200 * 1024 && !self.prefixes.is_empty() {
             let attributes = self.attributes();
-            let count = (1 + self.random(11)).min(self.end - self.next);
-            let prefixes = self.next..self.next + count;
-            self.next += count;
+            let count = 1 + self.random(11) as usize;
+            let prefixes: Vec<u32> = self.prefixes.by_ref().take(count).collect();
             let mut block = Vec::new();
             encode_block(&attributes, true, &mut block);
-            let next_hop = NextHop::from(IpAddr::from([192, 0, 2, 2]));
+            let next_hop = NextHop::from(IpAddr::from(address(self.peer)));
             let mut update = match self.withdraw {
                 true => UpdateBuilder::withdraw(Family::Ipv4, 4096, out),
                 false => UpdateBuilder::announce(&block, next_hop, Family::Ipv4, 4096, out)
@@ -315,7 +334,7 @@ impl Feed {
         let path = 1 + self.random(7);
         let communities = self.random(8);
         let mut attributes = Attributes {
-            as_path: std::iter::once(Asn(65001))
+            as_path: std::iter::once(asn(self.peer))
                 .chain((0..path).map(|_| Asn(1000 + self.random(60_000))))
                 .collect::<AsPath>(),
             communities: (0..communities)
