@@ -144,7 +144,10 @@ fn print_candidate(
         line("next hop", &format!("{}: {how}", next_hop.address))?;
     }
     if !route.advertisements.is_empty() {
-        line("asked for by", &route.advertisements.join(", "))?;
+        line(
+            "advertised",
+            &format!("by {}", route.advertisements.join(", ")),
+        )?;
     }
     Ok(())
 }
@@ -235,7 +238,7 @@ fn print_kernel(
     };
     let hops = match kernel.next_hops.as_slice() {
         [] => String::new(),
-        hops => format!(" via {}", hops.join(", ")),
+        hops => format!(" {}", hops.join(", ")),
     };
     let place = match kernel.table {
         0 => String::new(),
@@ -350,7 +353,7 @@ mod tests {
             }],
             kernel: Some(KernelState {
                 state: "Installed".into(),
-                next_hops: vec!["10.1.0.1".into()],
+                next_hops: vec!["via 10.1.0.1 dev eth0".into()],
                 table: 254,
                 protocol: 149,
                 metric: 512,
@@ -368,7 +371,7 @@ Candidates
       next hop    10.1.0.1: directly on eth0
 
 Kernel
-  installed via 10.1.0.1 (table 254, protocol 149, metric 512)
+  installed via 10.1.0.1 dev eth0 (table 254, protocol 149, metric 512)
 
 Advertised to
   ✗ tor  not advertised: the route came from this peer

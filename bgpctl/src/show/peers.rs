@@ -196,6 +196,7 @@ fn detail(
         line("router id", peer.remote_router_id.clone())?;
     }
     let timers = match (peer.hold_seconds, peer.keepalive_seconds) {
+        (0, _) if peer.state != "Established" => "agreed on when the session comes up".to_owned(),
         (0, _) => "the session never expires".to_owned(),
         (hold, keepalive) => format!("hold {hold} s, keepalive {keepalive} s"),
     };
@@ -352,7 +353,7 @@ fn messages(writer: &mut impl Write, output: Output, peer: &Peer) -> Result<(), 
         Column::number("BYTES"),
     ];
     let row = |title: &str, counts: &Option<MessageCounts>| {
-        let counts = counts.clone().unwrap_or_default();
+        let counts = (*counts).unwrap_or_default();
         let numbers = [
             counts.open,
             counts.update,

@@ -253,7 +253,11 @@ fn kernel(route: &Route) -> Cell {
         "Pending" => SOON,
         _ => DIM,
     };
-    Cell::styled(style, route.kernel.to_lowercase())
+    let text = match route.kernel.as_str() {
+        "NotInstalled" => "not installed".to_owned(),
+        word => word.to_lowercase(),
+    };
+    Cell::styled(style, text)
 }
 
 fn number(number: Option<u32>) -> Cell {

@@ -8,7 +8,7 @@ use bgp::config::{Origin, Source};
 use bgp::engine::{NextHopState, RouteChange};
 use bgp::query::{
     Candidate, Explanation, Export, ExportState, FamilyStatus, MessageCounts, Outcome, PeerStatus,
-    PolicyTrace, RouteRow,
+    PolicyTrace, RouteRow, Withheld,
 };
 use proto::speaker::v1 as pb;
 
@@ -202,7 +202,6 @@ fn summary(from: &Explanation, kernel: Option<&KernelState>) -> String {
 }
 
 fn deciding_line(from: &Explanation) -> String {
-    let prefix = from.prefix;
     let by = |peer: &Option<Arc<str>>| peer.as_deref().unwrap_or("this node").to_owned();
     let best = from
         .candidates
@@ -219,9 +218,13 @@ fn deciding_line(from: &Explanation) -> String {
         } else {
             String::new()
         };
-        let others = from.candidates.len() - 1 - equal;
+        let others = match from.candidates.len() - 1 - equal {
+            0 => String::new(),
+            1 => "; one other candidate".to_owned(),
+            others => format!("; {others} other candidates"),
+        };
         return format!(
-            "{prefix}: the best route is from {}{with}; {others} other candidates.",
+            "the best route is from {}{with}{others}.",
             by(&best.route.peer)
         );
     }
@@ -234,10 +237,23 @@ fn deciding_line(from: &Explanation) -> String {
         })
         .collect();
     if reasons.is_empty() {
-        format!("{prefix}: nobody has announced it to this node.")
+        let down: Vec<&str> = from
+            .exports
+            .iter()
+            .filter(|export| export.state == ExportState::NotAdvertised(Withheld::SessionDown))
+            .map(|export| &*export.peer)
+            .collect();
+        match down.as_slice() {
+            [] => "nobody has announced it to this node.".to_owned(),
+            down => format!(
+                "nobody has announced it to this node; sessions that are down: {} (see `bgpctl \
+                 show peers`).",
+                down.join(", ")
+            ),
+        }
     } else {
         format!(
-            "{prefix}: received, but no route can be used ({}).",
+            "received, but no route can be used ({}).",
             reasons.join("; ")
         )
     }

@@ -3,9 +3,11 @@
 use std::time::Instant;
 
 use bgp::types::Prefix;
+use plan::KernelConfig;
 
 use super::driver::Driver;
 use super::foreign::ForeignRoute;
+use super::subnets::METRIC;
 use super::table::{Entry, State};
 use super::{FibEvent, FibProblem, FibSummary, KernelState, RouteState};
 
@@ -14,6 +16,9 @@ const TOLD: usize = 100;
 
 impl Driver {
     pub(super) fn state(&self, prefix: Prefix) -> KernelState {
+        if let Some(installed) = self.subnets.installed(prefix) {
+            return self.own_subnet(prefix, installed);
+        }
         let entry = self.table.get(prefix);
         let entry = entry.filter(|entry| entry.state() != State::Stale);
         let (state, text) = match entry {
@@ -33,6 +38,30 @@ impl Driver {
             text,
             next_hops: paths.map(|path| self.path_in_words(path)).collect(),
             kernel: self.config,
+        }
+    }
+
+    /// One of our own subnets: its route catches what no pod of ours has.
+    fn own_subnet(&self, prefix: Prefix, installed: bool) -> KernelState {
+        let (state, text) = match installed {
+            true => (
+                RouteState::Installed,
+                "our own subnet: addresses that no pod has are unreachable",
+            ),
+            false => (
+                RouteState::Refused,
+                "our own subnet: its unreachable route is not there",
+            ),
+        };
+        KernelState {
+            prefix,
+            state,
+            text: text.to_owned(),
+            next_hops: Vec::new(),
+            kernel: KernelConfig {
+                metric: METRIC,
+                ..self.config
+            },
         }
     }
 

@@ -67,6 +67,12 @@ impl Subnets {
         }
     }
 
+    /// Whether the kernel has the route of this subnet of ours; `None` when it is none of ours.
+    pub(super) fn installed(&self, prefix: Prefix) -> Option<bool> {
+        let subnet = self.subnets.get(&prefix)?;
+        subnet.wanted.then_some(subnet.there)
+    }
+
     /// What held its place is gone.
     pub(super) fn retry(&mut self, prefix: Prefix) {
         if let Some(subnet) = self.subnets.get_mut(&prefix) {
