@@ -203,8 +203,9 @@ impl Engine {
         self.outputs.pop_front()
     }
 
-    /// Appends up to about 64 KiB of whole messages for the connection to `buf`. False: there is
-    /// nothing more now, and [`Output::Send`] will tell when there is.
+    /// Appends up to about 64 KiB of whole messages for the connection to `buf`; perhaps none, when
+    /// much had to be looked at and none of it may be told. False: there is nothing more now, and
+    /// [`Output::Send`] will tell when there is.
     pub fn poll_send(&mut self, now: Instant, conn: ConnId, buf: &mut BytesMut) -> bool {
         self.tick(now);
         let before = buf.len();

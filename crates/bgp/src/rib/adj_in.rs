@@ -407,9 +407,9 @@ impl<P: Martian> FamilyRib<P> {
             }
             let slot = self.table.enter(prefix);
             if let Some(refreshing) = self.refreshing.get_mut(&source) {
-                refreshing.leaving.remove(slot);
-                if let Some(stale) = &mut refreshing.stale {
-                    stale.remove(slot);
+                let sets = [&mut refreshing.said, &mut refreshing.kept];
+                for set in sets.into_iter().flatten() {
+                    set.insert(slot);
                 }
             }
             self.announce(shared, slot, source, received, accepted);
@@ -452,13 +452,7 @@ impl<P: Martian> FamilyRib<P> {
     /// The peer begins to send all of its routes again: what it does not repeat until
     /// [`end_refresh`](Self::end_refresh) is gone. RFC 7313 §4.
     pub(crate) fn begin_refresh(&mut self, source: SourceId) {
-        let mut stale = BitSet::default();
-        for slot in 0..self.table.entries.end() {
-            if self.table.path_of(slot, source).is_some() {
-                stale.insert(slot);
-            }
-        }
-        self.refreshing.entry(source).or_default().stale = Some(stale);
+        self.refreshing.entry(source).or_default().said = Some(BitSet::default());
     }
 
     /// The peer has sent all of its routes again.
@@ -466,11 +460,14 @@ impl<P: Martian> FamilyRib<P> {
         let Some(refreshing) = self.refreshing.get_mut(&source) else {
             return;
         };
-        let Some(stale) = refreshing.stale.take() else {
+        let Some(said) = refreshing.said.take() else {
             return;
         };
-        // What an earlier refresh left behind and the peer has still not repeated is in it, too.
-        refreshing.leaving = stale;
-        self.sweep(source);
+        // What an earlier refresh was about to remove and the peer has still not said is not among
+        // them either.
+        match refreshing.kept.replace(said) {
+            None => self.sweep(source),
+            Some(_) => refreshing.again = true,
+        }
     }
 }

@@ -36,6 +36,8 @@ mod tell;
 
 /// Most slots looked at for one batch.
 const BATCH_SLOTS: usize = 2048;
+/// Batches, or parts of the table, looked at for one piece of bytes.
+const ROUNDS: usize = 32;
 /// Octets after which a batch is closed.
 const BATCH_OCTETS: usize = 48 * 1024;
 /// Octets of batches kept for slow members of a group.
@@ -372,7 +374,8 @@ impl<P: Key> FamilyRib<P> {
         }
     }
 
-    /// Appends UPDATEs for a peer until `buf` holds `limit` octets. False: it has been told all.
+    /// Appends UPDATEs for a peer until `buf` holds `limit` octets, or as many as a bounded piece of
+    /// work gives, perhaps none. False: it has been told all.
     pub(crate) fn poll_updates(
         &mut self,
         shared: &mut Shared,
@@ -386,7 +389,11 @@ impl<P: Key> FamilyRib<P> {
         }) else {
             return false;
         };
-        while buf.len() < limit {
+        // A table of which nothing may be told gives no bytes and is a lot of work all the same.
+        for _ in 0..ROUNDS {
+            if buf.len() >= limit {
+                break;
+            }
             let Some(group) = &mut self.groups[index] else {
                 return false;
             };

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::Shared;
 use super::adj_in::Martian;
 use super::hops::HopId;
-use super::loc::{FamilyRib, Refreshing};
+use super::loc::FamilyRib;
 use super::table::{NIL, SourceId};
 
 /// Slots looked at in one turn.
@@ -109,8 +109,15 @@ impl<P: Martian> FamilyRib<P> {
         match what {
             What::Remove(source) => shared.left(*source),
             What::Sweep(source) => {
-                let done = |r: &Refreshing| r.stale.is_none() && r.leaving.is_empty();
-                if self.refreshing.get(source).is_some_and(done) {
+                let Some(refreshing) = self.refreshing.get_mut(source) else {
+                    return; // the session has ended
+                };
+                if std::mem::take(&mut refreshing.again) {
+                    self.sweep(*source); // behind the work that waits already
+                    return;
+                }
+                refreshing.kept = None;
+                if refreshing.said.is_none() {
                     self.refreshing.remove(source);
                 }
             }
@@ -122,8 +129,9 @@ impl<P: Martian> FamilyRib<P> {
         match what {
             What::Remove(source) => self.withdraw(shared, slot, *source),
             What::Sweep(source) => {
-                let refreshing = self.refreshing.get_mut(source);
-                if refreshing.is_some_and(|refreshing| refreshing.leaving.remove(slot)) {
+                let refreshing = self.refreshing.get(source);
+                let kept = refreshing.and_then(|refreshing| refreshing.kept.as_ref());
+                if kept.is_some_and(|kept| !kept.contains(slot)) {
                     self.withdraw(shared, slot, *source);
                 }
             }

@@ -22,12 +22,18 @@ use crate::query::Refusal;
 pub(super) type Chosen = Option<(SourceId, AttrId)>;
 
 /// A peer sends all of its routes again. RFC 7313 §4.
+///
+/// What it *has* said is noted, not what it has not: so its beginning costs nothing, however often
+/// a peer begins.
 #[derive(Default)]
 pub(crate) struct Refreshing {
-    /// Slots it has not repeated since it began; `None`: it has said that it is done.
-    pub(super) stale: Option<BitSet>,
-    /// Slots it had not repeated when it was done: they are on their way out.
-    pub(super) leaving: BitSet,
+    /// Slots it has said since it began; `None`: it has said that it is done.
+    pub(super) said: Option<BitSet>,
+    /// Slots it had said when it was done, or has said since: the others of its routes are on their
+    /// way out. `None`: they are gone.
+    pub(super) kept: Option<BitSet>,
+    /// It was done once more while they were removed.
+    pub(super) again: bool,
 }
 
 /// One family's tables.

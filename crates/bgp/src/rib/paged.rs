@@ -173,11 +173,6 @@ impl BitSet {
         self.count
     }
 
-    /// Whether none is in it.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
     /// The first one that is `from` or more.
     pub(crate) fn next_from(&self, from: u32) -> Option<u32> {
         let words = (self.words.pages.len() * PAGE) as u32;

@@ -382,6 +382,49 @@ fn what_comes_behind_the_end_of_a_refresh_stays() {
 }
 
 #[test]
+fn a_peer_that_refreshes_over_and_over_causes_one_sweep_not_a_thousand() {
+    let mut rig = Rig::with_peers(2);
+    let attributes = rig.own("p2");
+    rig.announce("p2", &many(100), &attributes);
+    for _ in 0..1000 {
+        rig.say_refresh("p2", RefreshKind::Begin);
+        rig.say_refresh("p2", RefreshKind::End);
+    }
+    let mut turns = 0;
+    while rig.engine.v4.has_jobs() {
+        rig.engine.handle_timeout(rig.now);
+        turns += 1;
+    }
+    assert!(turns <= 2, "{turns}");
+    rig.run();
+    assert!(rig.fib.is_empty());
+}
+
+#[test]
+fn a_large_table_of_which_a_peer_may_know_nothing_is_gone_through_in_pieces() {
+    let mut closed = peer("p3", 65003, 3);
+    closed.export = vec!["none".into()];
+    let mut config = config(vec![peer("p2", 65002, 2), closed]);
+    let none = rule("none", Match::default(), Action::Reject);
+    config.policies.push(policy("none", vec![none]));
+    let mut rig = Rig::new(config);
+    rig.establish_all();
+    rig.script("p3").blocked = true;
+    let attributes = rig.own("p2");
+    for part in many(100_000).chunks(500) {
+        rig.say("p2", part, &attributes);
+    }
+    rig.run();
+    let conn = rig.script("p3").conn;
+    let mut turns = 1;
+    let mut bytes = bytes::BytesMut::new();
+    while rig.engine.poll_send(rig.now, conn, &mut bytes) {
+        turns += 1;
+    }
+    assert!(turns > 1 && bytes.is_empty(), "{turns}");
+}
+
+#[test]
 fn own_routes_go_to_the_peers_their_advertisements_name() {
     let mut rig = Rig::with_peers(2);
     let pods = |peers: &[&str], set: Vec<Set>| Advertisement {
