@@ -53,8 +53,8 @@ const STOP: Duration = Duration::from_secs(5);
 /// Gives every node of a cluster its subnets and its BGP configuration
 ///
 /// SIGTERM stops it. SIGHUP reads the resources again and accepts removals that were held back
-/// because they look like an accident. The log goes to standard error; ROUTESHARE_LOG filters it
-/// (such as `debug` or `info,routeshare_controller=debug`).
+/// because they look like an accident. The log goes to standard error; RUST_LOG filters it (such as
+/// `debug` or `info,routeshare_controller=debug`).
 #[derive(Debug, Parser)]
 #[command(name = "routeshare-controller", version)]
 struct Args {
@@ -92,21 +92,33 @@ struct Args {
     /// Where Prometheus asks for /metrics
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<SocketAddr>,
+    /// Log as JSON, one object a line
+    #[arg(long)]
+    log_json: bool,
 }
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let filter = EnvFilter::try_from_env("ROUTESHARE_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .init();
+    start_logging(args.log_json);
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?
         .block_on(run(args))
+}
+
+/// To standard error; `RUST_LOG` chooses what.
+fn start_logging(json: bool) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if json {
+        builder.json().init();
+    } else {
+        let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        builder.with_target(false).with_ansi(colours).init();
+    }
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
