@@ -312,6 +312,9 @@ pub enum Refusal {
     Martian,
     /// The kernel has no route to NEXT_HOP, or has not told yet. RFC 4271 §9.1.2.1.
     NextHopUnresolved,
+    /// The peer is directly connected (its TTL is 1), and NEXT_HOP is on no network of ours: the way
+    /// there leads over another router, perhaps by the default route. RFC 4271 §5.1.3, §6.3.
+    NextHopNotConnected,
 }
 
 impl fmt::Display for Refusal {
@@ -327,6 +330,9 @@ impl fmt::Display for Refusal {
             Refusal::OwnSubnet => "within one of our own subnets",
             Refusal::Martian => "martian prefix",
             Refusal::NextHopUnresolved => "next hop unresolved",
+            Refusal::NextHopNotConnected => {
+                "the peer is directly connected and the next hop is not"
+            }
         })
     }
 }

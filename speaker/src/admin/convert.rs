@@ -322,9 +322,9 @@ fn candidate(from: Candidate) -> pb::Candidate {
             to.as_deref().unwrap_or("local").to_owned(),
             step.to_string(),
         ),
-        Outcome::Refused(bgp::query::Refusal::NextHopUnresolved) => {
-            ("unusable", String::new(), String::new())
-        }
+        Outcome::Refused(
+            bgp::query::Refusal::NextHopUnresolved | bgp::query::Refusal::NextHopNotConnected,
+        ) => ("unusable", String::new(), String::new()),
         Outcome::Refused(_) => ("refused", String::new(), String::new()),
     };
     let reason = text(from.route.reason.as_ref());

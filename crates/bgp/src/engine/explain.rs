@@ -106,7 +106,10 @@ impl Engine {
         let asked = match path.fate {
             Fate::Refused(refusal) => matches!(
                 refusal,
-                Refusal::NoImportPolicy | Refusal::ImportPolicy | Refusal::NextHopUnresolved
+                Refusal::NoImportPolicy
+                    | Refusal::ImportPolicy
+                    | Refusal::NextHopUnresolved
+                    | Refusal::NextHopNotConnected
             ),
             Fate::Best | Fate::Multipath | Fate::Lost(_) => true,
         };

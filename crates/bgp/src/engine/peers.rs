@@ -215,6 +215,7 @@ impl Engine {
             local_asn: peer.config.local_asn,
             router_id: negotiated.remote_router_id,
             address: peer.config.address,
+            connected: ebgp && peer.config.ttl == 1,
             allow_own_as: peer.config.allow_own_as,
             import: Arc::new(self.import_chain(&peer.config)),
             counts: [Counts::default(); 2],

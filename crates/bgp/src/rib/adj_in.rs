@@ -44,7 +44,10 @@ impl Faults {
             Refusal::BadNextHop => Fault::BadNextHop,
             Refusal::OwnSubnet => Fault::OwnSubnet,
             Refusal::Martian => Fault::Martian,
-            Refusal::NoImportPolicy | Refusal::ImportPolicy | Refusal::NextHopUnresolved => return,
+            Refusal::NoImportPolicy
+            | Refusal::ImportPolicy
+            | Refusal::NextHopUnresolved
+            | Refusal::NextHopNotConnected => return,
         };
         *self.counts.entry(fault).or_default() += 1;
         if first {

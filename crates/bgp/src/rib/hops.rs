@@ -27,6 +27,34 @@ struct Hop {
     state: Option<NextHopState>,
 }
 
+/// What the decision process asks of the way to a next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    /// Of the kernel's route.
+    pub(crate) metric: u32,
+    /// It is on a network of ours.
+    pub(crate) connected: bool,
+}
+
+impl Way {
+    /// That of our own routes.
+    const OWN: Way = Way {
+        metric: 0,
+        connected: true,
+    };
+}
+
+impl Hop {
+    fn way(&self) -> Option<Way> {
+        let state = self.state.as_ref()?;
+        Some(Way {
+            metric: state.metric,
+            // A gateway that is its own gateway: an `onlink` route says that it is on the link.
+            connected: state.via.is_none_or(|via| via == self.address),
+        })
+    }
+}
+
 /// All next hops. Those that candidates use are tracked through [`Output::TrackNextHop`].
 #[derive(Default)]
 pub(crate) struct Hops {
@@ -113,18 +141,18 @@ impl Hops {
         if hop.tracked == 0 {
             return None; // an answer that crossed our UntrackNextHop
         }
-        let metric = |state: &Option<NextHopState>| state.as_ref().map(|state| state.metric);
-        let changed = metric(&hop.state) != metric(&state);
+        let before = hop.way();
         hop.state = state;
+        let changed = before != hop.way();
         changed.then_some(HopId(id))
     }
 
-    /// The metric of the way to it, 0 for our own routes; `None` while there is no way.
-    pub(crate) fn metric(&self, id: HopId) -> Option<u32> {
+    /// The way to it; `None` while there is none.
+    pub(crate) fn way(&self, id: HopId) -> Option<Way> {
         if id == HopId::NONE {
-            return Some(0);
+            return Some(Way::OWN);
         }
-        self.hops[id.0 as usize].state.as_ref().map(|s| s.metric)
+        self.hops[id.0 as usize].way()
     }
 
     /// How it is reached.

@@ -216,8 +216,8 @@ impl<P: Key> FamilyRib<P> {
         let path = &mut self.table.paths[index];
         if path.accepted.is_some() {
             path.fate = match usable(shared, path) {
-                Some(_) => Fate::Best,
-                None => Fate::Refused(Refusal::NextHopUnresolved),
+                Ok(_) => Fate::Best,
+                Err(refusal) => Fate::Refused(refusal),
             };
         }
     }
@@ -235,11 +235,11 @@ impl<P: Key> FamilyRib<P> {
             if path.accepted.is_some() {
                 let incumbent = before.is_some_and(|(source, _)| source == path.source);
                 match usable(shared, path) {
-                    Some(metric) => {
+                    Ok(metric) => {
                         indices.push(next);
                         candidates.push(candidate(shared, path, metric, incumbent));
                     }
-                    None => path.fate = Fate::Refused(Refusal::NextHopUnresolved),
+                    Err(refusal) => path.fate = Fate::Refused(refusal),
                 }
             }
             next = path.next;
@@ -328,7 +328,10 @@ impl<P: Key> FamilyRib<P> {
     pub(crate) fn candidates(&self, shared: &Shared, slot: u32) -> Vec<(u32, Candidate)> {
         let before = self.chosen(slot);
         let usable = self.table.paths(slot).filter_map(|(index, path)| {
-            let metric = path.accepted.is_some().then(|| usable(shared, path))??;
+            let metric = path
+                .accepted
+                .is_some()
+                .then(|| usable(shared, path).ok())??;
             let incumbent = before.is_some_and(|(source, _)| source == path.source);
             Some((index, candidate(shared, path, metric, incumbent)))
         });
@@ -336,9 +339,22 @@ impl<P: Key> FamilyRib<P> {
     }
 }
 
-/// The metric to a path's next hop; `None` while there is no way to it.
-fn usable(shared: &Shared, path: &Path) -> Option<u32> {
-    shared.hops.metric(shared.attrs.facts(path.accepted).hop)
+/// The metric to a path's next hop, or why packets cannot be sent there.
+///
+/// A next hop that a directly connected eBGP peer names must be on a network of ours, as RFC 4271
+/// §5.1.3 has it: else, once the link to the peer is gone, the default route would seem to lead
+/// there. One that import policy has set is the operator's.
+fn usable(shared: &Shared, path: &Path) -> Result<u32, Refusal> {
+    let hop = shared.attrs.facts(path.accepted).hop;
+    let way = shared.hops.way(hop).ok_or(Refusal::NextHopUnresolved)?;
+    let must_be = || {
+        let connected = shared.source(path.source).is_some_and(|o| o.connected);
+        connected && hop == shared.attrs.facts(path.received).hop
+    };
+    if !way.connected && must_be() {
+        return Err(Refusal::NextHopNotConnected);
+    }
+    Ok(way.metric)
 }
 
 fn candidate(shared: &Shared, path: &Path, igp_metric: u32, incumbent: bool) -> Candidate {

@@ -80,6 +80,8 @@ pub(crate) struct Origin {
     pub(crate) router_id: RouterId,
     /// The peer's address.
     pub(crate) address: IpAddr,
+    /// The peer is on a network of ours, and so must be its next hops.
+    pub(crate) connected: bool,
     /// How often our own AS may stand in AS_PATH.
     pub(crate) allow_own_as: u8,
     /// Import policy.
@@ -111,6 +113,7 @@ impl Shared {
             local_asn: Asn(0),
             router_id: RouterId(0.into()),
             address: IpAddr::V4(0.into()),
+            connected: false,
             allow_own_as: 0,
             import: Arc::new(Chain::new(Vec::new(), true)),
             counts: [Counts::default(); 2],

@@ -218,6 +218,34 @@ fn a_route_is_used_while_its_next_hop_can_be_reached() {
 }
 
 #[test]
+fn a_connected_peers_next_hop_is_not_sought_behind_another_router() {
+    let far = peer("far", 65004, 4);
+    let far = crate::config::PeerConfig { ttl: 255, ..far };
+    let mut rig = Rig::new(config(vec![peer("p2", 65002, 2), far]));
+    rig.establish_all();
+    let (two, four) = (rig.own("p2"), rig.own("far"));
+    rig.announce("p2", &[nth(1)], &two);
+    rig.announce("far", &[nth(2)], &four);
+    assert_eq!(rig.fib.len(), 2);
+    // The link goes down: now the default route leads there, so it seems.
+    let gateway = "198.51.100.1".parse().unwrap();
+    for hop in ["192.0.2.2", "192.0.2.4"] {
+        let hop: std::net::IpAddr = hop.parse().unwrap();
+        rig.gateways.insert(hop, gateway);
+        rig.hop(hop, true);
+    }
+    assert_eq!(rig.fib.keys().copied().collect::<Vec<_>>(), [nth(2)]);
+    let candidates = rig.engine.explain(nth(1)).candidates;
+    let refused = Outcome::Refused(Refusal::NextHopNotConnected);
+    assert_eq!(candidates[0].outcome, refused);
+    // `default via 192.0.2.2 dev eth0 onlink` says that it is on the link.
+    let hop = "192.0.2.2".parse().unwrap();
+    rig.gateways.insert(hop, hop);
+    rig.hop(hop, true);
+    assert_eq!(rig.fib.len(), 2);
+}
+
+#[test]
 fn a_closed_import_lets_nothing_in_until_a_policy_opens_it() {
     let mut rig = mixed();
     rig.config.peers[0].import.clear();

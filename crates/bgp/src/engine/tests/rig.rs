@@ -54,6 +54,8 @@ pub(super) struct Rig {
     /// Next hops that nothing leads to.
     pub(super) unreachable: BTreeSet<IpAddr>,
     pub(super) metrics: BTreeMap<IpAddr, u32>,
+    /// Next hops that are on no network of ours, and the router on the way there.
+    pub(super) gateways: BTreeMap<IpAddr, IpAddr>,
     pub(super) tracked: BTreeSet<IpAddr>,
     sending: BTreeSet<ConnId>,
     fib_pending: bool,
@@ -147,6 +149,7 @@ impl Rig {
             fib_blocked: false,
             unreachable: BTreeSet::new(),
             metrics: BTreeMap::new(),
+            gateways: BTreeMap::new(),
             tracked: BTreeSet::new(),
             sending: BTreeSet::new(),
             fib_pending: false,
@@ -327,7 +330,7 @@ impl Rig {
     fn tell_hop(&mut self, address: IpAddr) {
         let state = (!self.unreachable.contains(&address)).then(|| NextHopState {
             metric: self.metrics.get(&address).copied().unwrap_or(0),
-            via: None,
+            via: self.gateways.get(&address).copied(),
             interface: "eth0".into(),
         });
         self.engine
