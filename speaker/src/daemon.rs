@@ -456,7 +456,7 @@ impl Daemon {
 }
 
 /// The state in which routes are exchanged. RFC 4271 §8.2.2.
-const ESTABLISHED: &str = "Established";
+pub(crate) const ESTABLISHED: &str = "Established";
 
 /// The engine's time.
 pub(crate) fn now() -> std::time::Instant {

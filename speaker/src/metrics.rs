@@ -2,7 +2,7 @@
 //!
 //! Nothing is counted twice: the engine and the kernel's side count, and a scrape asks them.
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 
@@ -12,10 +12,20 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bgp::query::{EngineStatus, PeerStatus};
+use bgp::types::Family;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family as MetricFamily;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
-use crate::daemon::{Asker, Stopping, now};
+use crate::daemon::{Asker, ESTABLISHED, Stopping, now};
 use crate::fib::FibSummary;
+
+/// What every name begins with.
+const PREFIX: &str = "routeshare_speaker";
+const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Why metrics cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -48,11 +58,7 @@ impl Metrics {
 
 async fn scrape(State(asker): State<Asker>) -> Response {
     match read(&asker).await {
-        Ok(reading) => (
-            [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
-            render(&reading),
-        )
-            .into_response(),
+        Ok(reading) => ([(header::CONTENT_TYPE, TEXT)], render(&reading)).into_response(),
         Err(stopping) => (StatusCode::SERVICE_UNAVAILABLE, stopping.to_string()).into_response(),
     }
 }
@@ -94,193 +100,189 @@ async fn read(asker: &Asker) -> Result<Reading, Stopping> {
 }
 
 fn render(reading: &Reading) -> String {
-    let mut text = Text::default();
-    whole(&mut text, reading);
-    sessions(&mut text, &reading.peers);
-    prefixes(&mut text, &reading.peers);
-    text.0
+    let mut registry = Registry::with_prefix(PREFIX);
+    whole(&mut registry, reading);
+    kernel(&mut registry, reading);
+    sessions(&mut registry, &reading.peers);
+    prefixes(&mut registry, &reading.peers);
+    let mut text = String::new();
+    if encode(&mut text, &registry).is_err() {
+        // Writing to a String does not fail; half an answer would be worse than none.
+        "# EOF\n".clone_into(&mut text);
+    }
+    text
 }
 
 /// The speaker as a whole.
-fn whole(text: &mut Text, reading: &Reading) {
-    text.metric(
-        "routeshare_config_version",
-        GAUGE,
-        "NodeConfig version in force; 0 when there is none.",
-        [(labels(&[]), reading.version)],
+fn whole(registry: &mut Registry, reading: &Reading) {
+    gauge(
+        registry,
+        "config_version",
+        "NodeConfig version in force, 0 when there is none",
+        [(vec![], reading.version)],
     );
-    text.metric(
-        "routeshare_config_refused",
-        GAUGE,
-        "1 while the newest configuration is refused and an older one stays in force.",
-        [(labels(&[]), u64::from(reading.refused))],
+    gauge(
+        registry,
+        "config_refused",
+        "1 while the newest configuration is refused and an older one stays in force",
+        [(vec![], u64::from(reading.refused))],
     );
-    text.metric(
-        "routeshare_controller_connected",
-        GAUGE,
-        "1 while the controller's configuration stream is open.",
-        [(labels(&[]), u64::from(reading.connected))],
+    gauge(
+        registry,
+        "controller_connected",
+        "1 while the controller's configuration stream is open",
+        [(vec![], u64::from(reading.connected))],
     );
-    text.metric(
-        "routeshare_problems",
-        GAUGE,
-        "Problems that `bgpctl show status` lists.",
-        [(labels(&[]), reading.problems as u64)],
+    gauge(
+        registry,
+        "problems",
+        "Conditions that `bgpctl show status` lists",
+        [(vec![], reading.problems as u64)],
     );
-    text.metric(
-        "routeshare_best_routes",
-        GAUGE,
-        "Prefixes with a best route.",
-        reading
-            .engine
-            .best
-            .iter()
-            .map(|(family, count)| (labels(&[("family", &family.to_string())]), *count)),
+    let by_family = |counts: &BTreeMap<Family, u64>| {
+        let rows = counts.iter();
+        rows.map(|(family, count)| (vec![("family", family.to_string())], *count))
+            .collect::<Vec<_>>()
+    };
+    gauge(
+        registry,
+        "best_routes",
+        "Prefixes with a best route",
+        by_family(&reading.engine.best),
     );
-    text.metric(
-        "routeshare_paths",
-        GAUGE,
-        "Paths of all peers.",
-        reading
-            .engine
-            .paths
-            .iter()
-            .map(|(family, count)| (labels(&[("family", &family.to_string())]), *count)),
+    gauge(
+        registry,
+        "paths",
+        "Paths of all peers",
+        by_family(&reading.engine.paths),
     );
-    text.metric(
-        "routeshare_attribute_sets",
-        GAUGE,
-        "Different sets of path attributes held.",
-        [(labels(&[]), reading.engine.attribute_sets)],
+    gauge(
+        registry,
+        "attribute_sets",
+        "Different sets of path attributes held",
+        [(vec![], reading.engine.attribute_sets)],
     );
+    let refused = [
+        ("unknown-address", reading.refused_unknown),
+        ("too-many", reading.refused_too_many),
+    ];
+    counter(
+        registry,
+        "connections_refused",
+        "Connections to the BGP port closed without asking any session",
+        refused.map(|(reason, count)| (vec![("reason", reason.to_owned())], count)),
+    );
+}
+
+/// Kernel routes.
+fn kernel(registry: &mut Registry, reading: &Reading) {
     let fib = &reading.fib;
-    let state = |state| labels(&[("state", state)]);
-    text.metric(
-        "routeshare_kernel_routes",
-        GAUGE,
-        "Routes by what became of them in the kernel; stale ones are left from the last run.",
-        [
-            (state("installed"), fib.installed),
-            (state("pending"), fib.pending + reading.engine.fib_pending),
-            (state("refused"), fib.refused),
-            (state("stale"), fib.stale),
-        ],
+    let states = [
+        ("installed", fib.installed),
+        ("pending", fib.pending + reading.engine.fib_pending),
+        ("refused", fib.refused),
+        ("stale", fib.stale),
+    ];
+    gauge(
+        registry,
+        "kernel_routes",
+        "Routes by what became of them in the kernel",
+        states.map(|(state, count)| (vec![("state", state.to_owned())], count)),
     );
-    text.metric(
-        "routeshare_kernel_nexthop_groups",
-        GAUGE,
-        "Nexthop groups in use.",
-        [(labels(&[]), fib.groups)],
+    gauge(
+        registry,
+        "kernel_nexthop_groups",
+        "Nexthop groups in use",
+        [(vec![], fib.groups)],
     );
-    text.metric(
-        "routeshare_kernel_repairs_total",
-        COUNTER,
-        "Kernel routes of ours put right after somebody else changed or removed them.",
-        [(labels(&[]), fib.repaired)],
+    counter(
+        registry,
+        "kernel_repairs",
+        "Kernel routes of ours put right after somebody else changed or removed them",
+        [(vec![], fib.repaired)],
     );
-    text.metric(
-        "routeshare_kernel_overruns_total",
-        COUNTER,
-        "Times the kernel's changes came too fast and everything was listed again.",
-        [(labels(&[]), fib.overruns)],
-    );
-    text.metric(
-        "routeshare_connections_refused_total",
-        COUNTER,
-        "Connections to the BGP port closed at once.",
-        [
-            (
-                labels(&[("reason", "unknown-address")]),
-                reading.refused_unknown,
-            ),
-            (labels(&[("reason", "too-many")]), reading.refused_too_many),
-        ],
+    counter(
+        registry,
+        "kernel_overruns",
+        "Times the kernel's changes came too fast and everything was listed again",
+        [(vec![], fib.overruns)],
     );
 }
 
 /// Sessions and messages, by peer.
-fn sessions(text: &mut Text, peers: &[PeerStatus]) {
-    text.metric(
-        "routeshare_session_established",
-        GAUGE,
-        "1 while the session is Established.",
-        peers.iter().map(|peer| {
-            (
-                labels(&[("peer", &peer.name)]),
-                u64::from(peer.state == "Established"),
-            )
-        }),
-    );
-    text.metric(
-        "routeshare_session_established_total",
-        COUNTER,
-        "Times the session was established.",
+fn sessions(registry: &mut Registry, peers: &[PeerStatus]) {
+    gauge(
+        registry,
+        "session_established",
+        "1 while the session is Established",
         peers
             .iter()
-            .map(|peer| (labels(&[("peer", &peer.name)]), peer.established_count)),
+            .map(|peer| (of(peer), u64::from(peer.state == ESTABLISHED))),
     );
-    text.metric(
-        "routeshare_messages_total",
-        COUNTER,
-        "BGP messages by direction and type.",
+    counter(
+        registry,
+        "session_establishments",
+        "Times the session was established",
+        peers.iter().map(|peer| (of(peer), peer.established_count)),
+    );
+    let directions = |peer: &PeerStatus| [("sent", peer.sent), ("received", peer.received)];
+    counter(
+        registry,
+        "messages",
+        "BGP messages by direction and type",
         peers.iter().flat_map(|peer| {
-            let directions = [("sent", peer.sent), ("received", peer.received)];
-            directions.into_iter().flat_map(|(direction, counts)| {
-                let types = [
-                    ("open", counts.open),
-                    ("update", counts.update),
-                    ("notification", counts.notification),
-                    ("keepalive", counts.keepalive),
-                    ("route-refresh", counts.route_refresh),
-                ];
-                let peer = &peer.name;
-                types.into_iter().map(move |(kind, count)| {
-                    (
-                        labels(&[("peer", peer), ("direction", direction), ("type", kind)]),
-                        count,
-                    )
+            directions(peer)
+                .into_iter()
+                .flat_map(|(direction, counts)| {
+                    let types = [
+                        ("open", counts.open),
+                        ("update", counts.update),
+                        ("notification", counts.notification),
+                        ("keepalive", counts.keepalive),
+                        ("route-refresh", counts.route_refresh),
+                    ];
+                    types.map(|(kind, count)| {
+                        let more = [
+                            ("direction", direction.to_owned()),
+                            ("type", kind.to_owned()),
+                        ];
+                        (of(peer).into_iter().chain(more).collect(), count)
+                    })
                 })
-            })
         }),
     );
-    text.metric(
-        "routeshare_message_bytes_total",
-        COUNTER,
-        "Octets of BGP messages, headers included.",
+    counter(
+        registry,
+        "message_bytes",
+        "Octets of BGP messages, headers included",
         peers.iter().flat_map(|peer| {
-            let directions = [("sent", peer.sent.bytes), ("received", peer.received.bytes)];
-            directions.into_iter().map(|(direction, bytes)| {
-                (
-                    labels(&[("peer", &peer.name), ("direction", direction)]),
-                    bytes,
-                )
+            directions(peer).map(|(direction, counts)| {
+                let more = [("direction", direction.to_owned())];
+                (of(peer).into_iter().chain(more).collect(), counts.bytes)
             })
         }),
     );
-    text.metric(
-        "routeshare_faults_total",
-        COUNTER,
-        "What was wrong with what a peer sent, by kind.",
+    counter(
+        registry,
+        "faults",
+        "What was wrong with what a peer sent, by kind",
         peers.iter().flat_map(|peer| {
             peer.faults.iter().map(|(fault, count)| {
-                (
-                    labels(&[("peer", &peer.name), ("fault", fault.name())]),
-                    *count,
-                )
+                let more = [("fault", fault.name().to_owned())];
+                (of(peer).into_iter().chain(more).collect(), *count)
             })
         }),
     );
 }
 
 /// Prefixes, by peer and family.
-fn prefixes(text: &mut Text, peers: &[PeerStatus]) {
-    text.metric(
-        "routeshare_prefixes",
-        GAUGE,
-        "Prefixes of a peer: received, accepted by import policy, best, advertised to it, pending.",
+fn prefixes(registry: &mut Registry, peers: &[PeerStatus]) {
+    gauge(
+        registry,
+        "prefixes",
+        "Prefixes of a peer by state",
         peers.iter().flat_map(|peer| {
             peer.families.iter().flat_map(|family| {
-                let name = family.family.to_string();
                 let states = [
                     ("received", family.received),
                     ("accepted", family.accepted),
@@ -289,99 +291,152 @@ fn prefixes(text: &mut Text, peers: &[PeerStatus]) {
                     ("pending", family.pending),
                 ];
                 states.map(|(state, count)| {
-                    (
-                        labels(&[("peer", &peer.name), ("family", &name), ("state", state)]),
-                        count,
-                    )
+                    let more = [
+                        ("family", family.family.to_string()),
+                        ("state", state.to_owned()),
+                    ];
+                    (of(peer).into_iter().chain(more).collect(), count)
                 })
             })
         }),
     );
 }
 
-const GAUGE: &str = "gauge";
-const COUNTER: &str = "counter";
+/// Names and values; the library escapes them.
+type Labels = Vec<(&'static str, String)>;
 
-/// Prometheus' text format, version 0.0.4.
-#[derive(Default)]
-struct Text(String);
-
-impl Text {
-    fn metric(
-        &mut self,
-        name: &str,
-        kind: &str,
-        help: &str,
-        samples: impl IntoIterator<Item = (String, u64)>,
-    ) {
-        // Writing to a String cannot fail.
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for (labels, value) in samples {
-            let _ = writeln!(self.0, "{name}{labels} {value}");
-        }
-    }
+fn of(peer: &PeerStatus) -> Labels {
+    vec![("peer", peer.name.clone())]
 }
 
-fn labels(pairs: &[(&str, &str)]) -> String {
-    if pairs.is_empty() {
-        return String::new();
+fn gauge(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    rows: impl IntoIterator<Item = (Labels, u64)>,
+) {
+    let family = MetricFamily::<Labels, Gauge>::default();
+    for (labels, value) in rows {
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        family.get_or_create(&labels).set(value);
     }
-    let escape = |value: &str| {
-        value
-            .replace('\\', "\\\\")
-            .replace('"', "\\\"")
-            .replace('\n', "\\n")
-    };
-    let pairs: Vec<String> = pairs
-        .iter()
-        .map(|(name, value)| format!("{name}=\"{}\"", escape(value)))
-        .collect();
-    format!("{{{}}}", pairs.join(","))
+    registry.register(name, help, family);
+}
+
+/// The library adds `_total` to the name.
+fn counter(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    rows: impl IntoIterator<Item = (Labels, u64)>,
+) {
+    let family = MetricFamily::<Labels, Counter>::default();
+    for (labels, value) in rows {
+        family.get_or_create(&labels).inc_by(value);
+    }
+    registry.register(name, help, family);
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use bgp::query::{FamilyStatus, Fault, MessageCounts};
+    use bgp::types::{Asn, PeerId};
+
     use super::*;
 
-    #[test]
-    fn every_metric_says_what_it_is_and_names_are_used_once() {
-        let text = render(&Reading::default());
-        let mut names: Vec<&str> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("# TYPE "))
-            .filter_map(|line| line.split(' ').next())
-            .collect();
-        let count = names.len();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), count);
-        assert!(names.iter().all(|name| name.starts_with("routeshare_")));
-        assert_eq!(text.matches("# HELP ").count(), count);
-    }
-
-    #[test]
-    fn names_of_peers_cannot_break_the_format() {
-        assert_eq!(labels(&[("peer", "a\"b\\c\nd")]), r#"{peer="a\"b\\c\nd"}"#);
-    }
-
-    #[test]
-    fn what_the_kernel_holds_is_told_by_state() {
-        let fib = FibSummary {
-            installed: 3,
-            pending: 1,
-            ..FibSummary::default()
+    /// A speaker with one peer that has done everything once.
+    fn reading(name: &str) -> Reading {
+        let peer = PeerStatus {
+            id: PeerId(1),
+            name: name.to_owned(),
+            description: String::new(),
+            address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+            port: 179,
+            local_address: None,
+            remote_asn: Asn(65001),
+            local_asn: Asn(65002),
+            remote_router_id: None,
+            state: ESTABLISHED,
+            since: None,
+            hold: None,
+            keepalive: None,
+            families: vec![FamilyStatus {
+                family: Family::Ipv4,
+                negotiated: true,
+                received: 7,
+                accepted: 6,
+                best: 5,
+                advertised: 4,
+                pending: 0,
+                end_of_rib_received: true,
+                end_of_rib_sent: true,
+                extended_next_hop: false,
+            }],
+            capabilities_sent: Vec::new(),
+            capabilities_received: Vec::new(),
+            sent: MessageCounts::default(),
+            received: MessageCounts {
+                update: 3,
+                ..MessageCounts::default()
+            },
+            established_count: 1,
+            last_error: None,
+            faults: [(Fault::Martian, 2)].into(),
+            last_fault: None,
+            passive: false,
+            shutdown: None,
+            import: Vec::new(),
+            export: Vec::new(),
+            retry_at: None,
         };
-        let text = render(&Reading {
-            fib,
+        let mut reading = Reading {
+            peers: vec![peer],
             ..Reading::default()
-        });
-        assert!(
-            text.contains("routeshare_kernel_routes{state=\"installed\"} 3\n"),
-            "{text}"
-        );
-        assert!(
-            text.contains("routeshare_kernel_routes{state=\"pending\"} 1\n"),
-            "{text}"
-        );
+        };
+        reading.fib.installed = 3;
+        reading.engine.fib_pending = 1;
+        reading.engine.best.insert(Family::Ipv4, 5);
+        reading.engine.paths.insert(Family::Ipv4, 6);
+        reading
+    }
+
+    #[test]
+    fn what_a_peer_and_the_kernel_did_is_told() {
+        let text = render(&reading("tor"));
+        for line in [
+            "prefixes{peer=\"tor\",family=\"IPv4\",state=\"received\"} 7",
+            "messages_total{peer=\"tor\",direction=\"received\",type=\"update\"} 3",
+            "faults_total{peer=\"tor\",fault=\"martian\"} 2",
+            "session_established{peer=\"tor\"} 1",
+            "kernel_routes{state=\"installed\"} 3",
+            "kernel_routes{state=\"pending\"} 1",
+        ] {
+            assert!(
+                text.contains(&format!("routeshare_speaker_{line}\n")),
+                "{line} in {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_peers_name_cannot_break_the_format() {
+        let text = render(&reading("a\"b\\c\nd"));
+        assert!(text.contains(r#"{peer="a\"b\\c\nd"}"#), "{text}");
+    }
+
+    #[test]
+    fn every_name_stands_in_the_documentation() {
+        let documented = include_str!("../../docs/metrics.md");
+        let text = render(&reading("tor"));
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let names = samples.filter_map(|line| line.split(['{', ' ']).next());
+        for name in names {
+            assert!(
+                documented.contains(&format!("`{name}`")),
+                "{name} is not in docs/metrics.md"
+            );
+        }
     }
 }

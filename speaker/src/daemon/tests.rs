@@ -436,10 +436,10 @@ async fn five_hundred_strangers_are_counted_and_harm_no_session() {
         assert!(matches!(stream.read(&mut [0]).await, Ok(0) | Err(_)));
     }
     let text = a.metrics().await;
-    let line = "routeshare_connections_refused_total{reason=\"unknown-address\"} 500";
+    let line = "routeshare_speaker_connections_refused_total{reason=\"unknown-address\"} 500";
     assert!(text.contains(line), "{text}");
     assert!(
-        text.contains("routeshare_session_established{peer=\"n2\"} 1"),
+        text.contains("routeshare_speaker_session_established{peer=\"n2\"} 1"),
         "{text}"
     );
     assert_eq!(a.peer("n2").await.established_count, 1);
