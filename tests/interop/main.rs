@@ -3,4 +3,7 @@
 //! Needs root and the Debian packages bird2, frr and gobgpd; `cargo xtask test --only lab` installs
 //! them, builds our programs and runs this.
 
+mod each_daemon;
+mod host;
 mod the_lab_itself;
+mod tor;

@@ -13,23 +13,23 @@ use crate::wait::try_wait_for;
 
 /// A running gobgpd; ended when dropped.
 #[derive(Debug)]
-pub struct Gobgp<'a> {
+pub struct Gobgp {
     daemon: Daemon,
-    machine: &'a Namespace,
+    machine: Namespace,
 }
 
-impl<'a> Gobgp<'a> {
+impl Gobgp {
     /// Starts gobgpd with this configuration (TOML) and waits until it answers.
     ///
     /// # Errors
     ///
     /// When it does not come up, with what it said.
     pub fn start(
-        machine: &'a Namespace,
+        machine: &Namespace,
         directory: &Path,
         name: &str,
         config: &str,
-    ) -> anyhow::Result<Gobgp<'a>> {
+    ) -> anyhow::Result<Gobgp> {
         let file = directory.join(format!("{name}.gobgp.toml"));
         fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
         let program = packages::GOBGP
@@ -43,7 +43,7 @@ impl<'a> Gobgp<'a> {
         let log = directory.join(format!("{name}.gobgp.log"));
         let mut gobgp = Gobgp {
             daemon: machine.start("gobgpd", command, &log)?,
-            machine,
+            machine: Namespace::existing(machine.name()).context("the machine is gone")?,
         };
         try_wait_for("GoBGP to answer", Duration::from_secs(15), || {
             gobgp.daemon.check()?;
@@ -59,5 +59,9 @@ impl<'a> Gobgp<'a> {
     /// When GoBGP refuses or does not answer.
     pub fn ask(&self, command: &str) -> anyhow::Result<String> {
         output(self.machine.command("gobgp").args(command.split(' ')))
+    }
+    /// The last lines it logged.
+    pub fn log_tail(&self) -> String {
+        self.daemon.log_tail()
     }
 }
