@@ -60,15 +60,15 @@ impl Pair<'_> {
     /// Waits until the ToR has no route.
     #[track_caller]
     fn tor_lacks(&self, prefix: &str) {
-        wait_for(&format!("the ToR to forget {prefix}"), SOON, || {
-            match self.tor.route(prefix) {
+        wait_for(
+            &format!("the ToR to forget {prefix}"),
+            SOON,
+            || match self.tor.route(prefix) {
                 Ok(route) => anyhow::bail!("{route:?}"),
                 Err(error) if error.to_string().starts_with("no route") => Ok(()),
-                // BIRD and GoBGP take an unknown destination for an error of the command.
-                Err(error) if format!("{error:#}").contains("not in table") => Ok(()),
                 Err(error) => Err(error),
-            }
-        });
+            },
+        );
     }
 
     /// Waits until the session is up for the `count`th time.
@@ -111,17 +111,19 @@ fn between<T: Tor>(sessions: &Sessions, host: Host, test: fn(&mut Pair<'_>)) {
     });
 }
 
+macro_rules! with {
+    ($module:ident, $tor:ident: $($test:ident),* $(,)?) => {
+        mod $module {
+            $(#[test] fn $test() { super::against::<super::$tor>(super::$test); })*
+        }
+    };
+}
+
 macro_rules! with_each_daemon {
     ($($test:ident),* $(,)?) => {
-        mod bird {
-            $(#[test] fn $test() { super::against::<super::BirdTor>(super::$test); })*
-        }
-        mod frr {
-            $(#[test] fn $test() { super::against::<super::FrrTor>(super::$test); })*
-        }
-        mod gobgp {
-            $(#[test] fn $test() { super::against::<super::GobgpTor>(super::$test); })*
-        }
+        with!(bird, BirdTor: $($test),*);
+        with!(frr, FrrTor: $($test),*);
+        with!(gobgp, GobgpTor: $($test),*);
     };
 }
 
@@ -130,9 +132,13 @@ with_each_daemon![
     a_withdrawn_route_is_gone_on_the_other_side,
     a_session_comes_back_after_either_side_has_reset_it,
     the_words_of_an_administrative_shutdown_are_seen_on_the_other_side,
-    routes_are_sent_again_when_either_side_asks,
+    routes_are_sent_again_when_we_ask,
     an_edited_policy_changes_routes_and_not_the_session,
 ];
+
+// GoBGP never asks: it keeps what it received.
+with!(bird_that_asks, BirdTor: routes_are_sent_again_when_the_tor_asks);
+with!(frr_that_asks, FrrTor: routes_are_sent_again_when_the_tor_asks);
 
 fn both_families_go_both_ways_over_one_ipv4_session(pair: &mut Pair<'_>) {
     pair.edit(|host| {
@@ -155,7 +161,9 @@ fn both_families_go_both_ways_over_one_ipv4_session(pair: &mut Pair<'_>) {
         pair.tor.announce(prefix).unwrap();
         let route = pair.speaker.wait_for_route(prefix);
         assert_eq!(route["asPath"], "65101", "{route}");
-        assert_eq!(route["nextHop"], next_hop, "{route}");
+        // An IPv6 next hop may have its link-local address beside it.
+        let hop = route["nextHop"].as_str().unwrap();
+        assert_eq!(hop.split(' ').next(), Some(next_hop), "{route}");
         assert_eq!(route["communities"], json!(["65101:7"]), "{route}");
         assert_eq!(route["largeCommunities"], json!(["65101:7:7"]), "{route}");
         assert_eq!(
@@ -173,7 +181,9 @@ fn both_families_go_both_ways_over_one_ipv4_session(pair: &mut Pair<'_>) {
         assert_eq!(family["accepted"], 1, "{peer}");
         assert_eq!(family["advertised"], 1, "{peer}");
     }
-    assert_eq!(peer["faults"], json!({}), "{peer}");
+    // FRR sends us our own routes again; nothing else is wrong with what the three say.
+    let faults: Vec<&String> = peer["faults"].as_object().unwrap().keys().collect();
+    assert!(faults.iter().all(|fault| *fault == "own-as"), "{peer}");
 }
 
 fn a_withdrawn_route_is_gone_on_the_other_side(pair: &mut Pair<'_>) {
@@ -242,32 +252,42 @@ fn the_words_of_an_administrative_shutdown_are_seen_on_the_other_side(pair: &mut
     pair.tor_has(NEAR[0], |_| true);
 }
 
-fn routes_are_sent_again_when_either_side_asks(pair: &mut Pair<'_>) {
-    pair.tor.announce(FAR[0]).unwrap();
-    pair.speaker.wait_for_route(FAR[0]);
+fn routes_are_sent_again_when_the_tor_asks(pair: &mut Pair<'_>) {
     pair.tor_has(NEAR[0], |_| true);
     pair.tor_has(NEAR[1], |_| true);
     let before = pair.speaker.peer("tor").unwrap();
     pair.tor.refresh(NODE).unwrap();
-    let after = wait_for("our routes to be sent again", SOON, || {
+    wait_for("our routes to be sent again", SOON, || {
         let peer = pair.speaker.peer("tor")?;
         let more = |path| number(&peer, path) - number(&before, path);
         anyhow::ensure!(more("received.routeRefresh") >= 1, "{peer}");
         anyhow::ensure!(more("sent.update") >= 1, "{peer}");
-        Ok(peer)
+        Ok(())
     });
-    pair.speaker.bgpctl("reset tor --soft").unwrap();
-    let end = wait_for("the ToR's routes to be sent again", SOON, || {
-        let peer = pair.speaker.peer("tor")?;
-        let more = |path| number(&peer, path) - number(&after, path);
-        anyhow::ensure!(more("sent.routeRefresh") >= 2, "{peer}");
-        anyhow::ensure!(more("received.update") >= 1, "{peer}");
-        Ok(peer)
-    });
-    assert_eq!(number(&end, "establishedCount"), 1, "{end}");
-    assert_eq!(pair.speaker.routes(FAR[0]).unwrap().len(), 1);
     pair.tor_has(NEAR[0], |_| true);
     pair.tor_has(NEAR[1], |_| true);
+    pair.established(1);
+}
+
+fn routes_are_sent_again_when_we_ask(pair: &mut Pair<'_>) {
+    for prefix in FAR {
+        pair.tor.announce(prefix).unwrap();
+        pair.speaker.wait_for_route(prefix);
+    }
+    let before = pair.speaker.peer("tor").unwrap();
+    pair.speaker.bgpctl("reset tor --soft").unwrap();
+    wait_for("the ToR's routes to be sent again", SOON, || {
+        let peer = pair.speaker.peer("tor")?;
+        let more = |path| number(&peer, path) - number(&before, path);
+        anyhow::ensure!(more("sent.routeRefresh") >= 2, "{peer}");
+        anyhow::ensure!(more("received.update") >= 2, "{peer}");
+        Ok(())
+    });
+    for prefix in FAR {
+        assert_eq!(pair.speaker.routes(prefix).unwrap().len(), 1);
+    }
+    pair.tor_has(NEAR[0], |_| true);
+    pair.established(1);
 }
 
 fn an_edited_policy_changes_routes_and_not_the_session(pair: &mut Pair<'_>) {
@@ -319,17 +339,17 @@ mod four_octet {
     }
 
     #[test]
-    fn as_numbers_work_with_bird() {
+    fn as_numbers_stand_in_paths_with_bird() {
         of::<BirdTor>();
     }
 
     #[test]
-    fn as_numbers_work_with_frr() {
+    fn as_numbers_stand_in_paths_with_frr() {
         of::<FrrTor>();
     }
 
     #[test]
-    fn as_numbers_work_with_gobgp() {
+    fn as_numbers_stand_in_paths_with_gobgp() {
         of::<GobgpTor>();
     }
 }

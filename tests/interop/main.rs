@@ -5,5 +5,6 @@
 
 mod each_daemon;
 mod host;
+mod kernel;
 mod the_lab_itself;
 mod tor;

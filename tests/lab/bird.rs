@@ -98,6 +98,15 @@ impl Bird {
         self.tell("configure").map(drop)
     }
 
+    /// Ends it without a chance to say goodbye.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be waited for.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.daemon.kill()
+    }
+
     /// The program, to be left running or ended.
     pub fn into_daemon(self) -> Daemon {
         self.daemon

@@ -32,7 +32,13 @@ impl Tor for BirdTor {
     }
 
     fn route(&self, prefix: &str) -> anyhow::Result<Route> {
-        let text = self.bird.ask(&format!("show route {prefix} primary all"))?;
+        let text = self.bird.ask(&format!("show route {prefix} primary all"));
+        let text = match text {
+            Err(error) if format!("{error:#}").contains("not found") => {
+                anyhow::bail!("no route: {error:#}")
+            }
+            text => text?,
+        };
         let field = |name: &str| {
             let mut lines = text.lines();
             let line = lines.find_map(|line| line.trim().strip_prefix(name))?;
@@ -111,8 +117,8 @@ fn config(sessions: &Sessions, announced: &BTreeSet<String>) -> String {
         "router id {};\n\
          protocol device {{}}\n\
          protocol direct {{ ipv4; ipv6; }}\n\
-         protocol kernel {{ merge paths yes; ipv4 {{ export all; }}; }}\n\
-         protocol kernel {{ merge paths yes; ipv6 {{ export all; }}; }}\n",
+         protocol kernel {{ ipv4 {{ export where source = RTS_BGP; }}; }}\n\
+         protocol kernel {{ ipv6 {{ export where source = RTS_BGP; }}; }}\n",
         sessions.router_id
     );
     for (family, is_it) in [("ipv4", false), ("ipv6", true)] {

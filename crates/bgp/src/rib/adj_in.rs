@@ -446,10 +446,15 @@ impl<P: Martian> FamilyRib<P> {
             return Err(Refusal::Martian);
         }
         let within = |own: &P| prefix.len() >= own.len() && prefix.shortened(own.len()) == *own;
+        let imported = shared.import(source, received, fresh, prefix.into());
         if self.own_subnets.iter().any(within) {
-            return Err(Refusal::OwnSubnet);
+            // Our own route come back, as some speakers send it, is no claim to our subnet.
+            return Err(match imported {
+                Err(Refusal::OwnAs) => Refusal::OwnAs,
+                _ => Refusal::OwnSubnet,
+            });
         }
-        shared.import(source, received, fresh, prefix.into())
+        imported
     }
 
     /// The peer begins to send all of its routes again: what it does not repeat until

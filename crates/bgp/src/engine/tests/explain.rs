@@ -123,6 +123,19 @@ fn each_refusal_has_its_reason_and_is_counted() {
 }
 
 #[test]
+fn our_own_route_come_back_is_a_loop_and_not_a_claim_to_our_subnet() {
+    let mut rig = mixed();
+    rig.config.own_subnets = vec![prefix("16.0.0.0/16")];
+    rig.configure();
+    let mut looped = rig.own("i4");
+    looped.as_path.prepend(rig.config.asn, 1);
+    rig.announce("i4", &[prefix("16.0.0.0/16")], &looped);
+    let faults = rig.status("i4").faults;
+    let faults: Vec<_> = faults.iter().map(|(kind, n)| (kind.name(), *n)).collect();
+    assert_eq!(faults, [("own-as", 1)]);
+}
+
+#[test]
 fn martians_are_told_from_their_neighbours() {
     let mut rig = mixed();
     let mut outcome = |destination: &str| {
