@@ -1,10 +1,12 @@
 //! A peer that says exactly the bytes it is told to, for what no real speaker would say.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 
 use crate::namespace::Namespace;
 
@@ -46,6 +48,36 @@ impl Raw {
             .within(|| TcpStream::connect_timeout(&to, PATIENCE))?
             .with_context(|| format!("cannot connect to {to}"))?;
         Raw::over(stream)
+    }
+
+    /// Connects from one of a machine's addresses to a speaker.
+    ///
+    /// # Errors
+    ///
+    /// When the address is not there, or nobody listens.
+    pub fn connect_from(
+        machine: &Namespace,
+        from: Ipv4Addr,
+        to: SocketAddr,
+    ) -> anyhow::Result<Raw> {
+        let connected = machine.within(|| -> anyhow::Result<TcpStream> {
+            let socket = socket(
+                AddressFamily::Inet,
+                SockType::Stream,
+                SockFlag::SOCK_CLOEXEC,
+                None,
+            )?;
+            bind(
+                socket.as_raw_fd(),
+                &SockaddrIn::from(SocketAddrV4::new(from, 0)),
+            )?;
+            let SocketAddr::V4(to) = to else {
+                bail!("{to} is of the other family");
+            };
+            connect(socket.as_raw_fd(), &SockaddrIn::from(to))?;
+            Ok(TcpStream::from(socket))
+        })?;
+        Raw::over(connected.with_context(|| format!("cannot connect from {from} to {to}"))?)
     }
 
     /// Waits for a speaker to connect to a machine.
