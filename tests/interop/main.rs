@@ -3,6 +3,8 @@
 //! Needs root and the Debian packages bird2, frr and gobgpd; `cargo xtask test --only lab` installs
 //! them, builds our programs and runs this.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
 mod bad_input;
 mod capabilities;
 mod each_daemon;
