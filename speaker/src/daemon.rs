@@ -278,6 +278,13 @@ impl Daemon {
                 self.engine.handle(now(), Input::NextHop { address, state });
             }
             FibEvent::Room => self.kernel.room(),
+            FibEvent::Addresses => {
+                for (conn, local) in self.transport.readdress() {
+                    tracing::info!(?conn, ?local, "our addresses on a connection changed");
+                    let input = Input::Readdressed { conn, local };
+                    self.engine.handle(now(), input);
+                }
+            }
             FibEvent::Problems(problems) => {
                 for problem in problems
                     .iter()

@@ -67,6 +67,8 @@ pub(crate) enum FibEvent {
         /// How; `None` when it cannot be reached.
         state: Option<NextHopState>,
     },
+    /// Addresses of this host came, went or changed.
+    Addresses,
     /// [`Fib::try_apply`] takes batches again, after it has refused one.
     Room,
     /// All problems there are now, the first hundred of them; told when they change.

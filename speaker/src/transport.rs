@@ -136,6 +136,7 @@ enum State {
     Opening { _attempt: connection::Attempt },
     Open {
         handle: Handle,
+        local: LocalAddresses,
         /// A buffer is on its way to the socket.
         sending: bool,
         /// The engine has something to send.
@@ -195,6 +196,21 @@ impl Transport {
     /// Connections that nobody configured, counted.
     pub(crate) fn refusals(&self) -> &Refusals {
         &self.refusals
+    }
+
+    /// Addresses of this host came or went: the connections whose end has others now.
+    pub(crate) fn readdress(&mut self) -> Vec<(ConnId, LocalAddresses)> {
+        let host = addresses::Host::now();
+        let mut changed = Vec::new();
+        for (conn, connection) in &mut self.connections {
+            if let State::Open { local, .. } = &mut connection.state {
+                let now = host.complete(local.address);
+                if std::mem::replace(local, now) != now {
+                    changed.push((*conn, now));
+                }
+            }
+        }
+        changed
     }
 
     /// Starts connecting. The outcome is [`Event::Connected`] or [`Event::ConnectFailed`].
@@ -269,6 +285,7 @@ impl Transport {
                         handle,
                         sending,
                         wanted,
+                        ..
                     },
                 ..
             }) = self.connections.get_mut(&conn)
@@ -353,7 +370,7 @@ impl Transport {
                 let remote = self.connections.remove(&conn)?.remote;
                 match result {
                     Ok((stream, local, peer)) => {
-                        self.open(conn, remote, stream);
+                        self.open(conn, remote, local, stream);
                         Some(Event::Connected {
                             conn,
                             local,
@@ -424,7 +441,7 @@ impl Transport {
         }
         let conn = ConnId(ACCEPTED + self.accepted);
         self.accepted += 1;
-        self.open(conn, from, stream);
+        self.open(conn, from, local, stream);
         Some(Event::Accepted {
             conn,
             local,
@@ -432,10 +449,11 @@ impl Transport {
         })
     }
 
-    fn open(&mut self, conn: ConnId, remote: IpAddr, stream: TcpStream) {
+    fn open(&mut self, conn: ConnId, remote: IpAddr, local: LocalAddresses, stream: TcpStream) {
         let handle = connection::start(conn, stream, self.notes_tx.clone(), &self.tasks);
         let state = State::Open {
             handle,
+            local,
             sending: false,
             wanted: false,
         };

@@ -113,6 +113,7 @@ impl Engine {
             Input::Closed { conn, error } => self.lost(now, conn, |session| {
                 session.closed(now, conn, error);
             }),
+            Input::Readdressed { conn, local } => self.readdressed(conn, local),
             Input::NextHop { address, state } => {
                 if let Some(hop) = self.shared.hops.set_state(address, state) {
                     self.v4.hop_changed(hop);

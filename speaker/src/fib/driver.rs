@@ -102,6 +102,8 @@ pub(super) struct Driver {
     pub(super) suspect: bool,
     pub(super) resolve_at: Option<Instant>,
     pub(super) resolved: Instant,
+    /// The daemon has yet to be told that addresses of this host changed.
+    pub(super) readdressed: bool,
     /// Ways out that the kernel does not take, and why.
     pub(super) refused_paths: BTreeMap<kernel::Path, String>,
 
@@ -158,6 +160,7 @@ impl Driver {
             suspect: true,
             resolve_at: Some(now),
             resolved: now,
+            readdressed: false,
             refused_paths: BTreeMap::new(),
             refusals: BTreeMap::new(),
             trouble: None,
@@ -297,6 +300,7 @@ impl Driver {
         self.overruns += 1;
         self.list_links();
         self.suspect = true;
+        self.readdressed = true;
         self.resolve_at = Some(Instant::now());
         self.begin_list(); // another one after one under way, which may be older than what is lost
     }
@@ -314,6 +318,7 @@ impl Driver {
             }
             Event::Addresses => {
                 self.refused_paths.clear();
+                self.readdressed = true;
                 self.resolve_soon();
             }
             Event::NextHop(object) => {

@@ -33,6 +33,9 @@ impl Driver {
             self.resolve_at = None;
             self.resolved = now;
             self.look_up(&self.hops.addresses());
+            if std::mem::take(&mut self.readdressed) {
+                self.tell(FibEvent::Addresses);
+            }
         }
         if due || self.suspect {
             self.repair_objects();

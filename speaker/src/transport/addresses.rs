@@ -11,8 +11,30 @@ type Assigned = (String, IpAddr);
 
 /// Adds the other family's address to the one of the connection.
 pub(super) fn complete(address: IpAddr) -> LocalAddresses {
+    Host::now().complete(address)
+}
+
+/// All addresses of this host.
+pub(super) struct Host(Vec<Assigned>);
+
+impl Host {
+    /// As they are now.
+    pub(super) fn now() -> Host {
+        Host(assigned())
+    }
+
+    /// Adds the other family's address.
+    pub(super) fn complete(&self, address: IpAddr) -> LocalAddresses {
+        LocalAddresses {
+            address,
+            other_family: other_family(address, &self.0),
+        }
+    }
+}
+
+fn assigned() -> Vec<Assigned> {
     // Without the list only the session's own family can be advertised, and `explain` says so.
-    let all: Vec<Assigned> = getifaddrs().map_or_else(
+    getifaddrs().map_or_else(
         |error| {
             tracing::warn!(%error, "cannot list the addresses of this host");
             Vec::new()
@@ -21,11 +43,7 @@ pub(super) fn complete(address: IpAddr) -> LocalAddresses {
             list.filter_map(|entry| Some((entry.interface_name, ip(entry.address?)?)))
                 .collect()
         },
-    );
-    LocalAddresses {
-        address,
-        other_family: other_family(address, &all),
-    }
+    )
 }
 
 fn ip(address: nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {

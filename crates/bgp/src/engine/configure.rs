@@ -173,24 +173,29 @@ impl Engine {
             .map(|(id, _)| *id)
             .collect();
         for id in up {
-            let moves = Family::ALL.map(|family| {
-                let now = self.export_of(id, family);
-                let was = match family {
-                    Family::Ipv4 => self.v4.group_of(id).map(|group| &*group.export),
-                    Family::Ipv6 => self.v6.group_of(id).map(|group| &*group.export),
-                };
-                now.as_ref() != was
-            });
-            let mut told: [Option<Member>; 2] = [None, None];
-            if moves[0] {
-                told[0] = self.v4.leave(&mut self.shared, id);
-            }
-            if moves[1] {
-                told[1] = self.v6.leave(&mut self.shared, id);
-            }
-            if moves[0] || moves[1] {
-                self.join_groups(id, told);
-            }
+            self.regroup(id);
+        }
+    }
+
+    /// Moves a peer to the update groups it belongs to, where those are others now.
+    pub(super) fn regroup(&mut self, id: PeerId) {
+        let moves = Family::ALL.map(|family| {
+            let now = self.export_of(id, family);
+            let was = match family {
+                Family::Ipv4 => self.v4.group_of(id).map(|group| &*group.export),
+                Family::Ipv6 => self.v6.group_of(id).map(|group| &*group.export),
+            };
+            now.as_ref() != was
+        });
+        let mut told: [Option<Member>; 2] = [None, None];
+        if moves[0] {
+            told[0] = self.v4.leave(&mut self.shared, id);
+        }
+        if moves[1] {
+            told[1] = self.v6.leave(&mut self.shared, id);
+        }
+        if moves[0] || moves[1] {
+            self.join_groups(id, told);
         }
     }
 

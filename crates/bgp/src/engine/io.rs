@@ -41,6 +41,14 @@ pub enum Input {
         /// Why, in words; `None` when the other side closed it in order.
         error: Option<String>,
     },
+    /// Our end of a connection has other addresses than were told before: one of the other family
+    /// came late, as IPv6 addresses do, or was renumbered.
+    Readdressed {
+        /// Which.
+        conn: ConnId,
+        /// All of them, as they are now.
+        local: LocalAddresses,
+    },
     /// How the kernel reaches a next hop that [`Output::TrackNextHop`] named; sent at first as
     /// soon as it is known, then on each change.
     NextHop {

@@ -102,6 +102,22 @@ impl Engine {
         self.carry_out(now, id);
     }
 
+    /// Our next hops towards a peer are others from now on.
+    pub(super) fn readdressed(&mut self, conn: ConnId, local: LocalAddresses) {
+        let Some(this) = self.conns.get_mut(&conn) else {
+            return;
+        };
+        this.local = Some(local);
+        let id = this.peer;
+        let peer = self.peers.get_mut(&id);
+        let up = peer.and_then(|peer| peer.up.as_mut());
+        if let Some(up) = up.filter(|up| up.conn == conn && up.local != local) {
+            up.local = local;
+            self.add_own_addresses(local);
+            self.regroup(id);
+        }
+    }
+
     /// A connection is gone or did not come about.
     pub(super) fn lost(&mut self, now: Instant, conn: ConnId, tell: impl FnOnce(&mut Session)) {
         let Some(this) = self.conns.remove(&conn) else {

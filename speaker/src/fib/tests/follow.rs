@@ -17,6 +17,18 @@ fn becomes(lab: &mut Lab, hop: &str, state: Option<NextHopState>) {
 }
 
 #[test]
+fn the_daemon_is_told_when_addresses_of_this_host_come_and_go() {
+    in_namespace(|lab| {
+        lab.summary();
+        ip("address add 2001:db8:9::1/64 dev a0 nodad");
+        lab.wait_for("it is told of the new one", |lab| lab.readdressed > 0);
+        let before = lab.readdressed;
+        ip("address del 2001:db8:9::1/64 dev a0");
+        lab.wait_for("it is told that it went", |lab| lab.readdressed > before);
+    });
+}
+
+#[test]
 fn a_next_hop_is_told_at_once_and_followed_through_every_change() {
     in_namespace(|lab| {
         let far = "203.0.113.1";

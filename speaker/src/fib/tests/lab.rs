@@ -41,6 +41,8 @@ pub(super) struct Lab {
     pub(super) hops: BTreeMap<IpAddr, Option<NextHopState>>,
     pub(super) problems: Vec<FibProblem>,
     pub(super) rooms: u32,
+    /// How often it was told that addresses changed.
+    pub(super) readdressed: u32,
     runtime: Runtime,
     pub(super) netlink: Netlink,
     sets: BTreeMap<Vec<IpAddr>, Arc<NextHopSet>>,
@@ -86,6 +88,7 @@ pub(super) fn in_namespace_with(tuning: Tuning, test: impl FnOnce(&mut Lab) + Se
             hops: BTreeMap::new(),
             problems: Vec::new(),
             rooms: 0,
+            readdressed: 0,
             runtime: tokio::runtime::Builder::new_current_thread()
                 .build()
                 .expect("a runtime"),
@@ -192,6 +195,7 @@ impl Lab {
                 self.hops.insert(address, state);
             }
             FibEvent::Room => self.rooms += 1,
+            FibEvent::Addresses => self.readdressed += 1,
             FibEvent::Problems(problems) => self.problems = problems,
         }
     }

@@ -137,10 +137,12 @@ fn what_was_lost_in_an_overrun_is_found_by_a_list() {
         ..tuning()
     };
     in_namespace_with(heard, |lab| {
-        let changes = lab.many(2_000, &[A]);
+        let mut changes = lab.many(20_000, &[A]);
+        let later = changes.split_off(2_000);
         lab.apply_all(changes.clone());
         lab.wait_for_installed(2_000);
-        // In one go, faster than they can be heard.
+        // In one go, while the thread has something else to do: faster than they can be heard.
+        lab.fib().try_apply(later).expect("there is room");
         let owner = kernel::route::Owner {
             table: 254,
             protocol: 149,
@@ -156,7 +158,7 @@ fn what_was_lost_in_an_overrun_is_found_by_a_list() {
         assert_eq!(failures, []);
         lab.wait_for("all are back, after an overrun", |lab| {
             let summary = lab.summary();
-            summary.overruns > 0 && summary.installed == 2_000 && lab.ours().len() == 2_000
+            summary.overruns > 0 && summary.installed == 20_000 && lab.ours().len() == 20_000
         });
     });
 }

@@ -425,6 +425,41 @@ fn a_large_table_of_which_a_peer_may_know_nothing_is_gone_through_in_pieces() {
 }
 
 #[test]
+fn an_address_that_comes_late_or_is_renumbered_is_the_next_hop_from_then_on() {
+    let mut rig = Rig::with_peers(2);
+    let route = prefix("2001:db8:77::/48");
+    let six = "2001:db8::2".parse().unwrap();
+    let attributes = Attributes {
+        next_hop: Some(crate::attributes::NextHop {
+            address: six,
+            link_local: None,
+        }),
+        ..rig.own("p2")
+    };
+    rig.announce("p2", &[route], &attributes);
+    let attributes = rig.own("p2");
+    rig.announce("p2", &[nth(1)], &attributes);
+    let conn = rig.script("p3").conn;
+    let next_hop = |rig: &mut Rig| {
+        let heard = rig.script("p3").heard.get(&route);
+        heard.map(|attributes| attributes.next_hop.unwrap().address.to_string())
+    };
+    assert_eq!(next_hop(&mut rig).unwrap(), "2001:db8::1");
+    for other in [None, Some("2001:db8::99"), Some("2001:db8::1")] {
+        let local = crate::engine::LocalAddresses {
+            address: std::net::IpAddr::from([192, 0, 2, 1]),
+            other_family: other.map(|text| text.parse().unwrap()),
+        };
+        let input = crate::engine::Input::Readdressed { conn, local };
+        rig.engine.handle(rig.now, input);
+        rig.run();
+        assert_eq!(next_hop(&mut rig).as_deref(), other);
+        assert!(rig.script("p3").heard.contains_key(&nth(1)));
+        assert!(rig.script("p3").superfluous.is_empty());
+    }
+}
+
+#[test]
 fn own_routes_go_to_the_peers_their_advertisements_name() {
     let mut rig = Rig::with_peers(2);
     let pods = |peers: &[&str], set: Vec<Set>| Advertisement {
