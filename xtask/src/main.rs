@@ -1,3 +1,38 @@
-//! xtask
+//! `cargo xtask …`: what cargo alone cannot do.
+//!
+//! - `demo`: two racks in network namespaces, to look at;
+//! - `test`: every check and every test, as CI runs them;
+//! - `cargo`, `progress`: running cargo and its tools, and telling what is done.
 
-fn main() {}
+mod cargo;
+mod demo;
+mod progress;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// What cargo alone cannot do
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+enum Task {
+    /// Two racks of nodes under a spine, in network namespaces: real programs, real packets
+    Demo(demo::Arguments),
+    /// Every check and every test, as CI runs them
+    Test(test::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Task::parse() {
+        Task::Demo(arguments) => demo::run(&arguments),
+        Task::Test(arguments) => test::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\n{} {error:#}", progress::bad("error:"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Running cargo, and tools that cargo installs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail};
+
+/// The repository: where the workspace's Cargo.toml is.
+pub(crate) fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own).to_owned()
+}
+
+/// The cargo that runs us, in the repository.
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    // Set for us by `cargo run`; a nested cargo must not take it for its own.
+    for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Builds our programs, where [`lab::program`] finds them: in the profile we were built with.
+pub(crate) fn build_programs(quiet: bool) -> anyhow::Result<()> {
+    let mut arguments = vec!["build", "--locked"];
+    for package in ["routeshare-speaker", "routeshare-controller", "bgpctl"] {
+        arguments.extend(["-p", package]);
+    }
+    if !cfg!(debug_assertions) {
+        arguments.push("--release");
+    }
+    let mut command = cargo(&arguments);
+    if quiet {
+        command.arg("--quiet");
+    }
+    run(&mut command, "the build of our programs")
+}
+
+/// Runs a command whose output goes where ours goes.
+pub(crate) fn run(command: &mut Command, what: &str) -> anyhow::Result<()> {
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("cannot start {what}"))?;
+    if !status.success() {
+        bail!("{what} failed ({status})");
+    }
+    Ok(())
+}
+
+/// `cargo-deny`, wherever it is; installed into a cache of ours when it is nowhere.
+///
+/// # Errors
+///
+/// When it is missing and cannot be installed, with how to get it.
+pub(crate) fn cargo_deny(say: impl Fn(&str)) -> anyhow::Result<PathBuf> {
+    const NAME: &str = "cargo-deny";
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let cache = cache()?;
+    let places = std::env::split_paths(&path).chain([cache.join("bin")]);
+    if let Some(found) = places
+        .map(|place| place.join(NAME))
+        .find(|file| file.is_file())
+    {
+        return Ok(found);
+    }
+    say(&format!(
+        "installing {NAME} into {} (once; some minutes)",
+        cache.display()
+    ));
+    // Unoptimised: it is built much sooner, and fast enough for a workspace of this size.
+    let mut install = cargo(&["install", NAME, "--locked", "--debug", "--quiet", "--root"]);
+    install.arg(&cache);
+    // Not into our own target directory: it has other dependencies.
+    install.env_remove("CARGO_TARGET_DIR").current_dir("/");
+    run(&mut install, "cargo install cargo-deny").context(
+        "cargo-deny is missing; get it by: cargo install cargo-deny --locked (or your distribution's \
+         package)",
+    )?;
+    Ok(cache.join("bin").join(NAME))
+}
+
+/// Tools outlive a clone: they are kept beside cargo's own downloads.
+fn cache() -> anyhow::Result<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
+        .context("neither XDG_CACHE_HOME nor HOME is set; where should tools be kept?")?;
+    Ok(base.join("routeshare/tools"))
+}

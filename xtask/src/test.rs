@@ -1,0 +1,214 @@
+//! `cargo xtask test`: everything that must hold, in the order of how soon it is known.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+use lab::{packages, require_root};
+
+use crate::cargo::{build_programs, cargo, cargo_deny, root, run as run_command};
+use crate::progress::{bad, dim, good, title};
+
+/// Every check and every test, as CI runs them
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Only these parts
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// Go on after a part that failed
+    #[arg(long)]
+    keep_going: bool,
+}
+
+/// A part of the tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Formatting
+    Fmt,
+    /// Lints; a warning is an error
+    Clippy,
+    /// Licences, sources and banned crates of what we use
+    Deny,
+    /// Unit and property tests of every crate
+    Unit,
+    /// Simulated networks in virtual time
+    Sim,
+    /// The kernel: netlink in namespaces of its own (root)
+    Kernel,
+    /// Real BIRD, FRR and GoBGP; bad input; crashes (root)
+    Lab,
+    /// The demo's own assertions, with our speaker, BIRD and FRR as ToR (root)
+    Demo,
+}
+
+const PARTS: [Part; 8] = [
+    Part::Fmt,
+    Part::Clippy,
+    Part::Deny,
+    Part::Unit,
+    Part::Sim,
+    Part::Kernel,
+    Part::Lab,
+    Part::Demo,
+];
+
+/// Packages whose tests need root and namespaces.
+const LAB_PACKAGE: &str = "routeshare-tests";
+
+impl Part {
+    fn what(self) -> &'static str {
+        match self {
+            Part::Fmt => "formatting",
+            Part::Clippy => "lints",
+            Part::Deny => "licences, sources, banned crates",
+            Part::Unit => "unit and property tests",
+            Part::Sim => "simulated networks",
+            Part::Kernel => "netlink against this kernel",
+            Part::Lab => "BIRD, FRR, GoBGP, bad input, crashes",
+            Part::Demo => "the demo, with three kinds of ToR",
+        }
+    }
+
+    fn needs_root(self) -> bool {
+        matches!(self, Part::Kernel | Part::Lab | Part::Demo)
+    }
+
+    fn run(self) -> anyhow::Result<()> {
+        let steps: &[&[&str]] = match self {
+            Part::Fmt => &[&["fmt", "--all", "--check"]],
+            Part::Clippy => &[&[
+                "clippy",
+                "--locked",
+                "--workspace",
+                "--all-targets",
+                "--quiet",
+                "--",
+                "-D",
+                "warnings",
+            ]],
+            Part::Deny => return deny(),
+            Part::Unit => &[&[
+                "test",
+                "--locked",
+                "--workspace",
+                "--exclude",
+                LAB_PACKAGE,
+                "--exclude",
+                "kernel",
+                "--quiet",
+            ]],
+            Part::Sim => &[&[
+                "test",
+                "--locked",
+                "--package",
+                "bgp",
+                "--test",
+                "sim",
+                "--quiet",
+            ]],
+            Part::Kernel => &[&["test", "--locked", "--package", "kernel", "--quiet"]],
+            Part::Lab => {
+                let tools = [
+                    packages::IPROUTE,
+                    packages::NSENTER,
+                    packages::PING,
+                    packages::BIRD,
+                    packages::FRR,
+                    packages::GOBGP,
+                ];
+                packages::ensure(&tools, |text| println!("  {text}"))?;
+                build_programs(true)?;
+                &[&[
+                    "test",
+                    "--locked",
+                    "--package",
+                    LAB_PACKAGE,
+                    "--",
+                    "--test-threads",
+                    "4",
+                ]]
+            }
+            Part::Demo => return demos(),
+        };
+        for arguments in steps {
+            let what = format!("cargo {}", arguments.join(" "));
+            run_command(&mut cargo(arguments), &what)?;
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let wanted: Vec<Part> = PARTS
+        .into_iter()
+        .filter(|part| arguments.only.is_empty() || arguments.only.contains(part))
+        .collect();
+    // Said before the first minutes are spent.
+    if let Some(part) = wanted.iter().find(|part| part.needs_root()) {
+        require_root().with_context(|| {
+            format!(
+                "“{}” cannot be tested; --only names parts that need less",
+                part.what()
+            )
+        })?;
+    }
+    let start = Instant::now();
+    let mut failed = Vec::new();
+    let mut lines = Vec::new();
+    for (index, part) in wanted.iter().enumerate() {
+        let number = dim(&format!("[{}/{}]", index + 1, wanted.len()));
+        println!("{number} {}", title(part.what()));
+        let part_start = Instant::now();
+        let result = part.run();
+        let took = format!("{:>6.1} s", part_start.elapsed().as_secs_f64());
+        match &result {
+            Ok(()) => lines.push(format!("  {} {took}  {}", good("✔"), part.what())),
+            Err(error) => {
+                println!("{} {error:#}", bad("✘"));
+                lines.push(format!("  {} {took}  {}", bad("✘"), part.what()));
+                failed.push(part.what());
+            }
+        }
+        if result.is_err() && !arguments.keep_going {
+            break;
+        }
+    }
+    println!("\n{}", lines.join("\n"));
+    let took = start.elapsed().as_secs_f64();
+    if !failed.is_empty() {
+        bail!("failed after {took:.0} s: {}", failed.join("; "));
+    }
+    println!("{} in {took:.0} s", good("everything passes"));
+    Ok(())
+}
+
+fn deny() -> anyhow::Result<()> {
+    let program = cargo_deny(|text| println!("  {text}"))?;
+    let mut command = std::process::Command::new(program);
+    command
+        .args([
+            "--log-level",
+            "error",
+            "check",
+            "licenses",
+            "bans",
+            "sources",
+        ])
+        .current_dir(root());
+    run_command(&mut command, "cargo deny check licenses bans sources")
+}
+
+/// Each in a process of its own, as a person would start it.
+fn demos() -> anyhow::Result<()> {
+    let own = std::env::current_exe().context("cannot find this program")?;
+    for tor in ["routeshare", "bird", "frr"] {
+        let mut command = std::process::Command::new(Path::new(&own));
+        command.args(["demo", "--exit", "--tor", tor]);
+        run_command(
+            &mut command,
+            &format!("cargo xtask demo --exit --tor {tor}"),
+        )?;
+    }
+    Ok(())
+}
