@@ -51,8 +51,8 @@ pub(crate) fn create_pods(
             &["fe80::1/64"],
         )?;
         pod.ip([
-            "route add default via inet6 fe80::1 dev eth0 onlink",
-            "route add default via fe80::1 dev eth0 onlink",
+            "route add 0.0.0.0/0 via inet6 fe80::1 dev eth0 onlink",
+            "route add ::/0 via fe80::1 dev eth0 onlink",
         ])?;
         machine.ip([
             format!("route add {v4}/32 dev {outside}").as_str(),
