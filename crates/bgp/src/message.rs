@@ -78,8 +78,8 @@ impl Capabilities {
     pub fn names(&self) -> Vec<String> {
         let mut names = Vec::new();
         names.extend(self.families.iter().map(|f| format!("{f} unicast")));
-        if let Some(asn) = self.four_octet_as {
-            names.push(format!("4-octet AS {asn}"));
+        if self.four_octet_as.is_some() {
+            names.push("4-octet AS numbers".to_owned());
         }
         if self.route_refresh {
             names.push("route refresh".into());
@@ -440,7 +440,7 @@ mod tests {
             [
                 "IPv4 unicast",
                 "IPv6 unicast",
-                "4-octet AS 64512",
+                "4-octet AS numbers",
                 "IPv4 with IPv6 next hop",
                 "graceful restart",
                 "capability 250",
