@@ -91,6 +91,8 @@ pub(super) struct Driver {
     pub(super) backlog: Option<Option<Prefix>>,
     pub(super) list: Option<List>,
     pub(super) next_list: Instant,
+    /// How long the last one took.
+    pub(super) list_took: Duration,
     /// What nobody asks for may go.
     pub(super) swept: bool,
     /// Groups may have become unused.
@@ -154,6 +156,7 @@ impl Driver {
             backlog: None,
             list: None,
             next_list: now + tuning.relist,
+            list_took: Duration::ZERO,
             swept: false,
             untidy: false,
             retired: Vec::new(),

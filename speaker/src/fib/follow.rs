@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use kernel::{Path, list, lookup};
+use kernel::{Path, RouteKind, list, lookup};
 
 use super::FibEvent;
 use super::driver::Driver;
@@ -31,7 +31,6 @@ impl Driver {
         let due = self.resolve_at.is_some_and(|at| at <= now);
         if due {
             self.resolve_at = None;
-            self.resolved = now;
             self.look_up(&self.hops.addresses());
             if std::mem::take(&mut self.readdressed) {
                 self.tell(FibEvent::Addresses);
@@ -39,6 +38,11 @@ impl Driver {
         }
         if due || self.suspect {
             self.repair_objects();
+        }
+        if due {
+            // Of very many next hops, no more than half of the time.
+            let end = Instant::now();
+            self.resolved = end + (end - now);
         }
     }
 
@@ -54,6 +58,13 @@ impl Driver {
         };
         for (address, route) in addresses.iter().zip(&found) {
             let way = match route {
+                // In a subnet of ours, and nobody has it there.
+                Some(route)
+                    if route.owner.protocol == self.config.protocol
+                        && route.kind == RouteKind::Unreachable =>
+                {
+                    None
+                }
                 // Our own routes do not say how their next hops are reached: the best of the
                 // others does.
                 Some(route) if route.owner.protocol == self.config.protocol => {

@@ -47,6 +47,8 @@ pub(super) enum ObjectStep {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Objects {
     paths: BTreeMap<u32, Path>,
+    /// The other way round, by kind; of several equal ones, one.
+    by_path: BTreeMap<(u32, Path), u32>,
     groups: BTreeMap<u32, Vec<u32>>,
     /// Ids in our range that somebody else uses.
     taken: BTreeSet<u32>,
@@ -71,8 +73,8 @@ pub(super) struct Groups {
     by_hops: HashMap<Vec<IpAddr>, Slot>,
     by_id: HashMap<u32, Slot>,
     objects: Objects,
-    /// Groups in the kernel that belong to no set yet.
-    adoptable: BTreeSet<u32>,
+    /// Groups in the kernel that belong to no set yet, by their ways out.
+    adoptable: BTreeMap<BTreeSet<Path>, BTreeSet<u32>>,
     /// The id after the last one given out, by kind.
     next: [u32; 3],
 }
@@ -86,7 +88,7 @@ impl Groups {
             by_hops: HashMap::new(),
             by_id: HashMap::new(),
             objects: Objects::default(),
-            adoptable: BTreeSet::new(),
+            adoptable: BTreeMap::new(),
             next: [1; 3],
         }
     }
@@ -104,7 +106,7 @@ impl Groups {
             }
             match object.kind {
                 NextHopKind::Path(path) => {
-                    objects.paths.insert(object.id, path);
+                    objects.add_path(object.id, path);
                 }
                 NextHopKind::Group(members) => {
                     objects.groups.insert(object.id, members);
@@ -117,8 +119,15 @@ impl Groups {
             Some(slot) => self.group(*slot).hops.is_empty(),
             None => true,
         };
-        let groups = self.objects.groups.keys().copied();
-        self.adoptable = groups.filter(of_no_set).collect();
+        let mut adoptable: BTreeMap<BTreeSet<Path>, BTreeSet<u32>> = BTreeMap::new();
+        for (id, members) in &self.objects.groups {
+            if of_no_set(id)
+                && let Some(paths) = self.objects.group_paths(members)
+            {
+                adoptable.entry(paths).or_default().insert(*id);
+            }
+        }
+        self.adoptable = adoptable;
         let gone = |id: &u32| !self.objects.groups.contains_key(id);
         let lost = before.groups.into_keys().filter(gone);
         lost.filter_map(|id| self.by_id.get(&id).copied()).collect()
@@ -143,12 +152,19 @@ impl Groups {
 
     /// The group of a set that is not in use yet: an adopted one with these ways out, or a new one.
     pub(super) fn create(&mut self, hops: &[IpAddr], paths: &BTreeSet<Path>) -> Slot {
-        let claimed = self.adoptable.iter().copied().find(|id| {
-            let members = self.objects.groups.get(id);
-            members.is_some_and(|members| self.objects.group_paths(members).as_ref() == Some(paths))
-        });
-        if let Some(id) = claimed {
-            self.adoptable.remove(&id);
+        let mut claimed = None;
+        while claimed.is_none()
+            && let Some(ids) = self.adoptable.get_mut(paths)
+        {
+            claimed = ids.pop_first();
+            if claimed.is_none() {
+                self.adoptable.remove(paths);
+            }
+            // It may have changed since it was listed.
+            claimed = claimed.filter(|id| {
+                let members = self.objects.groups.get(id);
+                members.is_some_and(|m| self.objects.group_paths(m).as_ref() == Some(paths))
+            });
         }
         let id = claimed.unwrap_or_else(|| {
             let used: &HashMap<u32, Slot> = &self.by_id;
@@ -324,7 +340,10 @@ impl Groups {
         let paths: Vec<u32> = paths.copied().collect();
         let mut steps = Vec::new();
         for id in groups.into_iter().chain(paths) {
-            self.step(&mut steps, ObjectStep::Remove { id });
+            // In no group that stays, so that no group has to be looked through for it.
+            self.objects.groups.remove(&id);
+            self.objects.remove_path(id);
+            steps.push(ObjectStep::Remove { id });
         }
         steps
     }
@@ -361,6 +380,11 @@ fn free_id(protocol: u8, next: &mut [u32; 3], kind: Kind, free: impl Fn(u32) -> 
     base // four million objects of a kind; the kernel says what is wrong with it
 }
 
+/// The kind that an id of ours says.
+fn kind_of(id: u32) -> u32 {
+    id >> KIND_SHIFT & 3
+}
+
 impl Objects {
     fn has(&self, id: u32) -> bool {
         self.paths.contains_key(&id) || self.groups.contains_key(&id) || self.taken.contains(&id)
@@ -376,11 +400,24 @@ impl Objects {
     }
 
     fn path_object(&self, kind: Kind, path: &Path) -> Option<u32> {
-        let of_kind = |id: u32| id >> KIND_SHIFT & 3 == kind as u32;
-        self.paths
-            .iter()
-            .find(|(id, other)| of_kind(**id) && *other == path)
-            .map(|(id, _)| *id)
+        self.by_path.get(&(kind as u32, *path)).copied()
+    }
+
+    fn add_path(&mut self, id: u32, path: Path) {
+        self.paths.insert(id, path);
+        self.by_path.insert((kind_of(id), path), id);
+    }
+
+    /// True when it was one.
+    fn remove_path(&mut self, id: u32) -> bool {
+        let Some(path) = self.paths.remove(&id) else {
+            return false;
+        };
+        let key = (kind_of(id), path);
+        if self.by_path.get(&key) == Some(&id) {
+            self.by_path.remove(&key);
+        }
+        true
     }
 
     /// Ways out that are in groups, but wanted by none of these, and without which no group is
@@ -416,14 +453,14 @@ impl Objects {
     fn apply(&mut self, step: &ObjectStep) {
         match step {
             ObjectStep::AddPath { id, path } => {
-                self.paths.insert(*id, *path);
+                self.add_path(*id, *path);
             }
             ObjectStep::AddGroup { id, members } | ObjectStep::ReplaceGroup { id, members } => {
                 self.groups.insert(*id, members.clone());
             }
             ObjectStep::Remove { id } => {
                 self.groups.remove(id);
-                if self.paths.remove(id).is_some() {
+                if self.remove_path(*id) {
                     for members in self.groups.values_mut() {
                         members.retain(|member| member != id);
                     }

@@ -32,6 +32,21 @@ fn create(groups: &mut Groups, set: &[u8]) -> Slot {
     slot
 }
 
+/// What a list of the kernel's objects finds.
+fn found(groups: &Groups) -> Vec<NextHop> {
+    let paths = groups.objects.paths.iter().map(|(id, path)| NextHop {
+        id: *id,
+        protocol: 149,
+        kind: NextHopKind::Path(*path),
+    });
+    let all = groups.objects.groups.iter().map(|(id, members)| NextHop {
+        id: *id,
+        protocol: 149,
+        kind: NextHopKind::Group(members.clone()),
+    });
+    paths.chain(all).collect()
+}
+
 fn paths(set: &[u8]) -> BTreeSet<Path> {
     set.iter().map(|number| path(*number)).collect()
 }
@@ -58,21 +73,8 @@ fn a_way_out_that_is_gone_leaves_all_groups_of_two_in_one_step() {
 #[test]
 fn a_group_adopted_with_the_wanted_ways_out_is_used_without_a_step() {
     let (before, slots) = groups(&[&[1, 2], &[3]]);
-    let objects = |groups: &Groups| {
-        let paths = groups.objects.paths.iter().map(|(id, path)| NextHop {
-            id: *id,
-            protocol: 149,
-            kind: NextHopKind::Path(*path),
-        });
-        let all = groups.objects.groups.iter().map(|(id, members)| NextHop {
-            id: *id,
-            protocol: 149,
-            kind: NextHopKind::Group(members.clone()),
-        });
-        paths.chain(all).collect::<Vec<_>>()
-    };
     let mut after = Groups::new(149);
-    assert!(after.set_objects(objects(&before)).is_empty());
+    assert!(after.set_objects(found(&before)).is_empty());
     let claimed = create(&mut after, &[1, 2]);
     assert_eq!(after.id(claimed), before.id(slots[0]));
     assert_eq!(after.plan(&[(claimed, paths(&[1, 2]))]), []);
@@ -161,4 +163,45 @@ proptest! {
             prop_assert_eq!(groups.plan(&wanted), []);
         }
     }
+}
+
+/// A peer may name another next hop for each of its routes: none of them may cost a look at all others.
+#[test]
+fn tens_of_thousands_of_next_hops_are_taken_in_adopted_and_given_up_in_a_moment() {
+    const MANY: u32 = 40_000;
+    let path = |number: u32| Path {
+        gateway: Some(IpAddr::from((0x0A00_0000 + number).to_be_bytes())),
+        interface: 1,
+        on_link: false,
+    };
+    let take_in = |groups: &mut Groups| -> Vec<Slot> {
+        let slots = (0..MANY).map(|number| {
+            let path = path(number);
+            let paths = BTreeSet::from([path]);
+            let slot = groups.create(path.gateway.as_slice(), &paths);
+            groups.count_route(slot);
+            groups.plan_one(slot, &paths);
+            slot
+        });
+        slots.collect()
+    };
+    let start = std::time::Instant::now();
+    let mut before = Groups::new(149);
+    take_in(&mut before);
+    let mut after = Groups::new(149);
+    after.set_objects(found(&before));
+    let slots = take_in(&mut after);
+    assert_eq!(after.objects, before.objects, "all of them are adopted");
+    for slot in slots.iter().step_by(2) {
+        after.uncount_route(*slot);
+    }
+    let removed = after.plan_removal(false).len();
+    assert_eq!(
+        removed, MANY as usize,
+        "half of the groups and their ways out"
+    );
+    after.forget_unused();
+    assert_eq!(after.len(), u64::from(MANY) / 2);
+    let took = start.elapsed();
+    assert!(took.as_secs() < 10, "{took:?}");
 }

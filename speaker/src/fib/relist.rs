@@ -59,9 +59,13 @@ impl Driver {
         }
     }
 
-    /// Something is not as thought: lists again, though not more often than every `settle`.
+    /// Something is not as thought: lists again, though not more often than every `settle`, nor for
+    /// more than half of the time.
     pub(super) fn list_soon(&mut self) {
-        let at = Instant::now() + self.tuning.settle;
+        if let Some(list) = &mut self.list {
+            list.again = true; // this one may have passed by already
+        }
+        let at = Instant::now() + self.tuning.settle.max(self.list_took);
         self.next_list = self.next_list.min(at);
     }
 
@@ -158,7 +162,8 @@ impl Driver {
 
     /// So that listing a large table never takes more than a hundredth of the time.
     fn list_later(&mut self, started: Instant) {
-        let wait = self.tuning.relist.max(started.elapsed() * 100);
+        self.list_took = started.elapsed();
+        let wait = self.tuning.relist.max(self.list_took * 100);
         self.next_list = Instant::now() + wait;
     }
 
@@ -214,7 +219,7 @@ impl Driver {
         self.problems_dirty = true;
         self.list_later(list.started);
         if list.again {
-            self.begin_list();
+            self.list_soon();
         }
     }
 
