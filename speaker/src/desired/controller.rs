@@ -10,6 +10,7 @@ use proto::controller::v1::config_service_client::ConfigServiceClient;
 use rand::Rng as _;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_stream::wrappers::WatchStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Routes;
@@ -149,7 +150,9 @@ pub(super) async fn run(
 ) {
     let mut pauses = Pauses::default();
     loop {
-        let Err(error) = stream(&address, &mut sink, reports.clone(), &admin, &mut pauses).await;
+        let begun = Instant::now();
+        let Err(error) = stream(&address, &mut sink, reports.clone(), &admin).await;
+        pauses.ended_after(begun.elapsed());
         let pause = pauses.next(rand::rng().random_range(0.5..1.0));
         tracing::warn!(%error, retry_ms = pause.as_millis(), "no configuration stream");
         sink.connected(Err(format!(
@@ -164,7 +167,6 @@ async fn stream(
     sink: &mut Sink,
     reports: watch::Receiver<pb::NodeReport>,
     admin: &Routes,
-    pauses: &mut Pauses,
 ) -> Result<std::convert::Infallible, StreamError> {
     let channel = connect(address).await?;
     let node: Option<MetadataValue<Ascii>> = sink.node.parse().ok();
@@ -183,10 +185,7 @@ async fn stream(
     let _tunnel = tunnel::Tunnel::open(channel, node, admin.clone());
     loop {
         match configs.message().await {
-            Ok(Some(message)) => {
-                pauses.reset();
-                sink.offer_message(message, Source::Controller).await;
-            }
+            Ok(Some(message)) => sink.offer_message(message, Source::Controller).await,
             Ok(None) => return Err(StreamError::Ended),
             Err(status) => return Err(StreamError::Broken(words(&status))),
         }
@@ -281,8 +280,12 @@ impl Pauses {
         full.min(Self::LONGEST).mul_f64(part)
     }
 
-    fn reset(&mut self) {
-        self.failures = 0;
+    /// A stream ended. One that held starts over with the shortest pause; one that was taken away at
+    /// once does not: two speakers of one name would take it from each other for ever.
+    fn ended_after(&mut self, lasted: Duration) {
+        if lasted >= Self::LONGEST {
+            self.failures = 0;
+        }
     }
 }
 
@@ -353,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_half_a_minute_and_start_again() {
+    fn pauses_double_up_to_half_a_minute_and_start_again_after_a_stream_that_held() {
         let mut pauses = Pauses::default();
         let full: Vec<u128> = (0..10).map(|_| pauses.next(1.0).as_millis()).collect();
         assert_eq!(
@@ -364,7 +367,9 @@ mod tests {
         for _ in 0..100 {
             pauses.next(1.0);
         }
-        pauses.reset();
+        pauses.ended_after(Duration::from_secs(29));
+        assert_eq!(pauses.next(1.0).as_secs(), 30);
+        pauses.ended_after(Duration::from_secs(30));
         assert_eq!(pauses.next(1.0).as_millis(), 200);
     }
 }

@@ -27,7 +27,7 @@ use super::{FibEvent, FibProblem, prefix_of};
 use crate::nexthops::NextHops;
 
 /// Room for the answers to a batch of which every request fails.
-const RECEIVE: usize = 8 << 20;
+pub(super) const RECEIVE: usize = 8 << 20;
 /// Messages of the kernel taken in per turn.
 const HEARD: usize = 1024;
 

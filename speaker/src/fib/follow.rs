@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use kernel::{Path, RouteKind, list, lookup};
+use kernel::list::{Progress, RouteList};
+use kernel::{Netlink, NetlinkError, Path, RouteKind, list, lookup};
 
 use super::FibEvent;
-use super::driver::Driver;
+use super::driver::{Driver, RECEIVE};
+use super::foreign::Foreign;
 use super::groups::ObjectStep;
 use super::table::State;
 use crate::nexthops::Way;
@@ -56,6 +58,7 @@ impl Driver {
                 return;
             }
         };
+        let mut main = None;
         for (address, route) in addresses.iter().zip(&found) {
             let way = match route {
                 // In a subnet of ours, and nobody has it there.
@@ -68,7 +71,12 @@ impl Driver {
                 // Our own routes do not say how their next hops are reached: the best of the
                 // others does.
                 Some(route) if route.owner.protocol == self.config.protocol => {
-                    self.foreign.covering(*address).map(|route| Way {
+                    let here = self.foreign.covering(*address);
+                    let route = here.or_else(|| {
+                        let main = main.get_or_insert_with(|| self.foreign_in_main());
+                        main.covering(*address)
+                    });
+                    route.map(|route| Way {
                         kind: route.kind,
                         metric: route.metric,
                         paths: &route.paths,
@@ -88,6 +96,29 @@ impl Driver {
                 self.tell(FibEvent::NextHop { address, state });
             }
         }
+    }
+
+    /// Routes of others in the main table, when ours are in another one and hide them.
+    fn foreign_in_main(&self) -> Foreign {
+        let mut main = Foreign::default();
+        let table = u32::from(libc::RT_TABLE_MAIN);
+        if self.config.table == table {
+            return main; // known already
+        }
+        let mut list = || -> Result<(), NetlinkError> {
+            let mut lister = Netlink::open(RECEIVE)?;
+            let mut list = RouteList::start(&mut lister, table)?;
+            while let Progress::More = list.step(&mut lister, |route| {
+                if !route.special && route.owner.protocol != self.config.protocol {
+                    main.put(&route);
+                }
+            })? {}
+            Ok(())
+        };
+        if let Err(error) = list() {
+            tracing::warn!(%error, "cannot list the main table to look up next hops");
+        }
+        main
     }
 
     /// Makes nexthop objects what the routes need, after something changed.

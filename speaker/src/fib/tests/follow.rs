@@ -17,6 +17,28 @@ fn becomes(lab: &mut Lab, hop: &str, state: Option<NextHopState>) {
 }
 
 #[test]
+fn a_route_of_ours_in_a_table_before_main_does_not_hide_the_way_to_its_own_next_hop() {
+    in_namespace(|lab| {
+        ip("rule add lookup 100 priority 100");
+        let config = ::plan::KernelConfig {
+            table: 100,
+            ..CONFIG
+        };
+        lab.fib().configure(config, Vec::new());
+        lab.fib().track(address(A));
+        lab.apply(&[("192.0.0.0/8", &[A]), ("0.0.0.0/0", &[A])]);
+        lab.wait_for_installed(2);
+        ip("route add 203.0.113.0/24 via 198.51.100.9"); // looks it up again
+        ip("address add 192.0.2.9/24 dev a0");
+        lab.wait_for("it was looked up again", |lab| lab.readdressed > 0);
+        assert!(lab.hops[&address(A)].is_some());
+        assert_eq!(lab.summary().installed, 2);
+        ip("link set a0 down");
+        lab.wait_for("it is gone", |lab| lab.hops[&address(A)].is_none());
+    });
+}
+
+#[test]
 fn the_daemon_is_told_when_addresses_of_this_host_come_and_go() {
     in_namespace(|lab| {
         lab.summary();
