@@ -143,39 +143,62 @@ fn bad_open(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     bytes
 }
 
+/// Says this instead of an OPEN, and hears what is wrong with it.
+#[track_caller]
+fn opens_with(bad: &Bad<'_>, bytes: &[u8], (code, subcode): (u8, u8), words: &str) -> Received {
+    let mut raw = bad.connect();
+    raw.send(bytes).unwrap();
+    let notification = bad.is_refused(&mut raw, code, subcode, words);
+    assert_eq!(bad.peer()["establishedCount"], 0);
+    notification
+}
+
 #[test]
-fn an_open_that_is_not_acceptable_is_answered_as_rfc_4271_says() {
+fn a_peer_of_another_as_is_refused_and_then_the_right_one_is_taken() {
     with(ASN, |bad| {
-        let version = bad_open(|open| open[19] = 3);
-        let cases: [(Vec<u8>, u8, u8, &str); 6] = [
-            (raw::open(65999, WIRE), 2, 2, "Bad Peer AS"),
-            (version, 2, 1, "Unsupported Version Number"),
-            (
-                bad_open(|open| open[23] = 1),
-                2,
-                6,
-                "Unacceptable Hold Time",
-            ),
-            (
-                bad_open(|open| open[24..28].fill(0)),
-                2,
-                3,
-                "Bad BGP Identifier",
-            ),
-            // The one parameter ends behind the message.
-            (bad_open(|open| open[30] += 9), 2, 0, "OPEN Message Error"),
-            (message(KEEPALIVE, &[]), 5, 1, "Finite State Machine Error"),
-        ];
-        for (bytes, code, subcode, words) in cases {
-            let mut raw = bad.connect();
-            raw.send(&bytes[..]).unwrap();
-            let notification = bad.is_refused(&mut raw, code, subcode, words);
-            if (code, subcode) == (2, 1) {
-                assert_eq!(notification.body[2..], [0, 4], "the version that we speak");
-            }
-        }
-        // And then a good one.
+        opens_with(bad, &raw::open(65999, WIRE), (2, 2), "Bad Peer AS");
         drop(bad.establish());
+    });
+}
+
+#[test]
+fn another_version_is_told_ours() {
+    with(ASN, |bad| {
+        let open = bad_open(|open| open[19] = 3);
+        let told = opens_with(bad, &open, (2, 1), "Unsupported Version Number");
+        assert_eq!(told.body[2..], [0, 4]);
+    });
+}
+
+#[test]
+fn a_hold_time_of_a_second_is_refused() {
+    with(ASN, |bad| {
+        let open = bad_open(|open| open[22..24].copy_from_slice(&[0, 1]));
+        opens_with(bad, &open, (2, 6), "Unacceptable Hold Time");
+    });
+}
+
+#[test]
+fn a_router_id_of_zero_is_refused() {
+    with(ASN, |bad| {
+        let open = bad_open(|open| open[24..28].fill(0));
+        opens_with(bad, &open, (2, 3), "Bad BGP Identifier");
+    });
+}
+
+#[test]
+fn a_parameter_that_ends_behind_its_open_is_refused() {
+    with(ASN, |bad| {
+        let open = bad_open(|open| open[30] += 9);
+        opens_with(bad, &open, (2, 0), "OPEN Message Error");
+    });
+}
+
+#[test]
+fn a_keepalive_before_the_open_is_an_error_of_the_state_machine() {
+    with(ASN, |bad| {
+        let keepalive = message(KEEPALIVE, &[]);
+        opens_with(bad, &keepalive, (5, 1), "Finite State Machine Error");
     });
 }
 
@@ -206,30 +229,36 @@ fn garbage_on_the_port_ends_that_connection_only() {
     });
 }
 
+/// A header says something else than what can be, once the session is up. RFC 4271 §6.1.
+#[track_caller]
+fn lies(bad: &Bad<'_>, length: u16, kind: u8, subcode: u8, data: &[u8]) {
+    let mut raw = bad.establish();
+    let mut header = vec![0xff; 16];
+    header.extend(length.to_be_bytes());
+    header.push(kind);
+    raw.send(&header).unwrap();
+    let notification = bad.is_refused(&mut raw, 1, subcode, "Message Header Error");
+    assert_eq!(notification.body[2..], *data);
+}
+
 #[test]
-fn a_header_that_lies_ends_the_session_with_its_code() {
-    with(ASN, |bad| {
-        let header = |length: u16, kind: u8| {
-            let mut bytes = vec![0xff; 16];
-            bytes.extend(length.to_be_bytes());
-            bytes.push(kind);
-            bytes
-        };
-        let cases = [
-            (header(18, UPDATE), 2, "Bad Message Length", vec![0, 18]),
-            (header(20, KEEPALIVE), 2, "Bad Message Length", vec![0, 20]),
-            // Nobody agreed on extended messages.
-            (header(4097, UPDATE), 2, "Bad Message Length", vec![16, 1]),
-            (header(19, 9), 3, "Bad Message Type", vec![9]),
-        ];
-        for (index, (bytes, subcode, words, data)) in cases.into_iter().enumerate() {
-            let mut raw = bad.establish();
-            raw.send(&bytes).unwrap();
-            let notification = bad.is_refused(&mut raw, 1, subcode, words);
-            assert_eq!(notification.body[2..], data, "{words}");
-            assert_eq!(number(&bad.peer(), "establishedCount"), 1 + index as u64);
-        }
-    });
+fn a_length_below_the_header_s_own_ends_the_session() {
+    with(ASN, |bad| lies(bad, 18, UPDATE, 2, &[0, 18]));
+}
+
+#[test]
+fn a_keepalive_with_a_body_ends_the_session() {
+    with(ASN, |bad| lies(bad, 20, KEEPALIVE, 2, &[0, 20]));
+}
+
+#[test]
+fn an_oversized_message_ends_the_session_where_nobody_agreed_on_extended_ones() {
+    with(ASN, |bad| lies(bad, 4097, UPDATE, 2, &[16, 1]));
+}
+
+#[test]
+fn a_message_of_no_known_type_ends_the_session() {
+    with(ASN, |bad| lies(bad, 19, 9, 3, &[9]));
 }
 
 #[test]
