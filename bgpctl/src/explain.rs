@@ -189,6 +189,9 @@ fn attributes(attributes: &Attributes) -> String {
     if !attributes.next_hop.is_empty() {
         words.push(format!("next hop {}", attributes.next_hop));
     }
+    if !attributes.next_hop_link_local.is_empty() {
+        words.push(format!("link-local {}", attributes.next_hop_link_local));
+    }
     words.push(format!("origin {}", attributes.origin));
     if let Some(preference) = attributes.local_preference {
         words.push(format!("local preference {preference}"));

@@ -327,6 +327,8 @@ impl From<&speaker::Route> for Route {
 struct Attributes {
     #[serde(skip_serializing_if = "Option::is_none")]
     next_hop: Text,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_hop_link_local: Text,
     as_path: String,
     origin: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -369,6 +371,7 @@ impl From<&speaker::Attributes> for Attributes {
         });
         Attributes {
             next_hop: some(&attributes.next_hop),
+            next_hop_link_local: some(&attributes.next_hop_link_local),
             as_path: attributes.as_path.clone(),
             origin: attributes.origin.clone(),
             med: attributes.med,

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod bad_input;
+mod between_two;
 mod capabilities;
 mod each_daemon;
 mod host;

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use nix::sys::signal::Signal;
 
 use crate::namespace::Namespace;
 use crate::packages;
@@ -105,6 +106,24 @@ impl Bird {
     /// When it cannot be waited for.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         self.daemon.kill()
+    }
+
+    /// Stops it from doing anything, as a hanging machine would (SIGSTOP).
+    ///
+    /// # Errors
+    ///
+    /// When it is gone.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        self.daemon.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on after [`freeze`](Bird::freeze).
+    ///
+    /// # Errors
+    ///
+    /// When it is gone.
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        self.daemon.signal(Signal::SIGCONT)
     }
 
     /// The program, to be left running or ended.

@@ -183,6 +183,17 @@ impl Daemon {
         Ok(())
     }
 
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    ///
+    /// When it is gone.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let id = self.id().context("it has been stopped")?;
+        let id = i32::try_from(id).context("process number out of range")?;
+        kill(Pid::from_raw(id), signal).with_context(|| format!("cannot signal {}", self.name))
+    }
+
     /// Lets it run on when this value is gone.
     pub fn leave_running(mut self) {
         self.child = None;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bgp::attributes::{Attributes, NextHop};
+use bgp::attributes::Attributes;
 use bgp::config::{Origin, Source};
 use bgp::engine::{NextHopState, RouteChange};
 use bgp::query::{
@@ -130,7 +130,8 @@ fn attributes(from: &Attributes) -> pb::Attributes {
     pb::Attributes {
         origin: origin.to_owned(),
         as_path: from.as_path.to_string(),
-        next_hop: from.next_hop.as_ref().map_or(String::new(), next_hop),
+        next_hop: text(from.next_hop.map(|hop| hop.address)),
+        next_hop_link_local: text(from.next_hop.and_then(|hop| hop.link_local)),
         med: from.med,
         local_preference: from.local_pref,
         atomic_aggregate: from.atomic_aggregate,
@@ -151,13 +152,6 @@ fn attributes(from: &Attributes) -> pb::Attributes {
                 value: unknown.value.to_vec(),
             })
             .collect(),
-    }
-}
-
-fn next_hop(next_hop: &NextHop) -> String {
-    match next_hop.link_local {
-        Some(link_local) => format!("{} {link_local}", next_hop.address),
-        None => next_hop.address.to_string(),
     }
 }
 
