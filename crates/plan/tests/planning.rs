@@ -26,7 +26,7 @@ fn resources(documents: &[String]) -> Result<Resources, Vec<String>> {
 
 fn snapshot(documents: &[String]) -> Snapshot {
     Snapshot {
-        resources: resources(documents).unwrap(),
+        resources: resources(documents).expect("the documents are right"),
         subnets: BTreeMap::new(),
         numbers: BTreeMap::new(),
     }
@@ -445,7 +445,7 @@ fn with_given_out(resources: Resources) -> Snapshot {
             _ => format!("fd00:64:0:{n:x}::/64"),
         };
         subnets.entry(wanted.node).or_default().push(Subnet {
-            prefix: prefix.parse().unwrap(),
+            prefix: prefix.parse().expect("a prefix"),
             pool: wanted.pool,
             purpose: Purpose::Pods,
         });
