@@ -3,6 +3,8 @@
 //! After a change of words: `BLESS=1 cargo test -p api --test bad_examples` writes them anew, and the
 //! difference is read like any other.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,7 @@
 //! Files → resources: what holds for every input.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use api::{Parsed, SourceFile, parse};
 use proptest::prelude::*;
 

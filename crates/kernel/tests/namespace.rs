@@ -1,6 +1,8 @@
 //! What we rely on, asked of the real kernel: each test in a network namespace of its own. They need
 //! root.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use std::net::IpAddr;
 use std::process::Command;
 use std::thread;

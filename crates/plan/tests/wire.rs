@@ -1,5 +1,7 @@
 //! A NodeConfig from the wire is refused with the name of the field that is wrong.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use bgp::config::{
     Action, Advertisement, Config, DecisionConfig, Match, NextHopMode, Originated, PeerConfig,
     Policy, PrefixMatch, Rule, Set, Timers,
