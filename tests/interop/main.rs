@@ -11,5 +11,6 @@ mod capabilities;
 mod each_daemon;
 mod host;
 mod kernel;
+mod kills;
 mod the_lab_itself;
 mod tor;
