@@ -7,6 +7,7 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let files = [
+        "routeshare/bfd/v1/bfd.proto",
         "routeshare/controller/v1/config.proto",
         "routeshare/controller/v1/admin.proto",
         "routeshare/speaker/v1/speaker.proto",

@@ -8,6 +8,14 @@
     reason = "generated from the .proto files, which carry the documentation"
 )]
 
+/// `routeshare-bfd`'s service, for speakers.
+pub mod bfd {
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("routeshare.bfd.v1");
+    }
+}
+
 /// The controller's services: configuration streams for speakers, questions for operators.
 pub mod controller {
     /// Version 1.

@@ -4,9 +4,9 @@
 //! them, builds our programs and runs this.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
-
 mod bad_input;
 mod between_two;
+mod bfd;
 mod capabilities;
 mod each_daemon;
 mod host;

@@ -1,4 +1,4 @@
-//! FRR (zebra and bgpd) on a machine of the lab.
+//! FRR (zebra, bgpd and, where asked for, bfdd) on a machine of the lab.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ const DAEMONS: &str = "/usr/lib/frr";
 pub struct Frr {
     bgpd: Daemon,
     zebra: Daemon,
+    bfdd: Option<Daemon>,
     directory: PathBuf,
 }
 
@@ -33,6 +34,32 @@ impl Frr {
         directory: &Path,
         name: &str,
         config: &str,
+    ) -> anyhow::Result<Frr> {
+        Frr::start_all(machine, directory, name, config, None)
+    }
+
+    /// As [`start`](Frr::start), and bfdd with a configuration of its own (which may be empty:
+    /// bgpd asks it for what it needs).
+    ///
+    /// # Errors
+    ///
+    /// When one does not come up, with what it said.
+    pub fn start_with_bfd(
+        machine: &Namespace,
+        directory: &Path,
+        name: &str,
+        config: &str,
+        bfd: &str,
+    ) -> anyhow::Result<Frr> {
+        Frr::start_all(machine, directory, name, config, Some(bfd))
+    }
+
+    fn start_all(
+        machine: &Namespace,
+        directory: &Path,
+        name: &str,
+        config: &str,
+        bfd: Option<&str>,
     ) -> anyhow::Result<Frr> {
         let directory = directory.join(format!("{name}.frr"));
         fs::create_dir_all(&directory)?;
@@ -53,6 +80,9 @@ impl Frr {
                 .arg(&directory)
                 .args(["--vty_port", "0"])
                 .args(["--log", "stdout"]);
+            if program == "bfdd" {
+                command.arg("--bfdctl").arg(directory.join("bfdd.sock"));
+            }
             let log = directory.join(format!("{program}.log"));
             machine.start(program, command, &log)
         };
@@ -62,15 +92,21 @@ impl Frr {
             anyhow::ensure!(directory.join("zserv.api").exists(), "no zserv.api yet");
             Ok(())
         })?;
+        let bfdd = bfd.map(|config| start("bfdd", config)).transpose()?;
         let bgpd = start("bgpd", config)?;
         let mut frr = Frr {
             bgpd,
             zebra,
+            bfdd,
             directory: directory.clone(),
         };
         try_wait_for("FRR to answer", Duration::from_secs(15), || {
             frr.zebra.check()?;
             frr.bgpd.check()?;
+            if let Some(bfdd) = &mut frr.bfdd {
+                bfdd.check()?;
+                frr.ask("show bfd peers")?;
+            }
             frr.ask("show bgp summary")
         })?;
         Ok(frr)
@@ -102,7 +138,8 @@ impl Frr {
     }
 
     /// The programs, to be left running or ended.
-    pub fn into_daemons(self) -> [Daemon; 2] {
-        [self.zebra, self.bgpd]
+    pub fn into_daemons(self) -> Vec<Daemon> {
+        let daemons = [Some(self.zebra), self.bfdd, Some(self.bgpd)];
+        daemons.into_iter().flatten().collect()
     }
 }

@@ -26,6 +26,8 @@ pub const NSENTER: Tool = tool("nsenter", "util-linux");
 pub const PING: Tool = tool("ping", "iputils-ping");
 /// What is on a cable.
 pub const TCPDUMP: Tool = tool("tcpdump", "tcpdump");
+/// Cables that lose packets without telling anybody.
+pub const NFT: Tool = tool("nft", "nftables");
 /// BIRD 2.
 pub const BIRD: Tool = tool("bird", "bird2");
 /// FRR.

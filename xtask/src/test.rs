@@ -113,6 +113,7 @@ impl Part {
                     packages::IPROUTE,
                     packages::NSENTER,
                     packages::PING,
+                    packages::NFT,
                     packages::BIRD,
                     packages::FRR,
                     packages::GOBGP,

@@ -1,0 +1,292 @@
+//! The thread that packets go through. It owns the engine and every socket, waits in one place
+//! ([`wait`]), and depends on nobody: whoever wants something leaves an [`Order`] and wakes it.
+//!
+//! ```text
+//!   3784, 4784 ──► Receiver ──┐                  ┌──► Sender, one a session
+//!                             ├──►  Engine  ─────┤
+//!   control.rs ───── Order ───┘                  └──► Told ──► control.rs
+//! ```
+//!
+//! What has arrived is read before a timer may say that nothing did: a host that was busy for a
+//! while is no dead neighbour.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver as Orders, Sender as OrderSender, channel};
+use std::time::{Duration, Instant};
+
+use bfd::{Change, Datagram, Engine, Output, SessionConfig, Status};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::realtime;
+use crate::udp::{Receiver, Room, Sender};
+
+/// Datagrams taken from one socket before the others and the timers have their turn.
+const AT_ONCE: usize = 1024;
+
+/// What is asked of the thread.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// The sessions wanted, all of them. Answered by [`Told::Sessions`].
+    Configure(Vec<SessionConfig>),
+    /// How things are.
+    List(oneshot::Sender<Vec<Shown>>),
+    /// Tell every other side AdminDown, and end.
+    Stop,
+}
+
+/// What the thread tells, in the order in which it happened.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// All sessions, after they were configured.
+    Sessions(Vec<Shown>),
+    /// A session's state is another; it as it is now.
+    Changed(Change, Box<Shown>),
+}
+
+/// A session and what is wrong with it.
+#[derive(Clone, Debug)]
+pub(crate) struct Shown {
+    pub(crate) status: Status,
+    /// Why nothing can be sent.
+    pub(crate) error: Option<String>,
+}
+
+/// The thread, seen from outside.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    orders: OrderSender<Order>,
+    waker: std::sync::Arc<UnixStream>,
+    /// What priority it has, in words.
+    pub(crate) priority: String,
+}
+
+impl Handle {
+    /// Leaves an order; after the thread's end it is lost.
+    pub(crate) fn order(&self, order: Order) {
+        if self.orders.send(order).is_ok() {
+            // A full pipe has woken it already.
+            let _ = (&*self.waker).write(&[1]);
+        }
+    }
+}
+
+/// Opens the sockets and starts the thread.
+///
+/// # Errors
+///
+/// When a port is taken or the kernel refuses.
+pub(crate) fn start(
+    priority: u8,
+    control_plane_independent: bool,
+) -> io::Result<(
+    Handle,
+    mpsc::UnboundedReceiver<Told>,
+    std::thread::JoinHandle<()>,
+)> {
+    let receivers = Receiver::all()?;
+    let (waker, woken) = UnixStream::pair()?;
+    waker.set_nonblocking(true)?;
+    woken.set_nonblocking(true)?;
+    let (order_sender, orders) = channel();
+    let (tell, told) = mpsc::unbounded_channel();
+    let (report, priority_reached) = std::sync::mpsc::sync_channel(1);
+    let mut hot = Hot {
+        engine: Engine::new(rand::random(), control_plane_independent),
+        receivers,
+        senders: Vec::new(),
+        orders,
+        woken,
+        tell,
+        room: Box::new(Room::new()),
+    };
+    let thread = std::thread::Builder::new()
+        .name("bfd".into())
+        .spawn(move || {
+            // The one who started us waits for this; if it has gone, so shall we soon.
+            let _ = report.send(realtime::claim(priority));
+            hot.run();
+        })?;
+    let priority = priority_reached.recv().map_err(io::Error::other)?;
+    tracing::info!(%priority, "ready");
+    let handle = Handle {
+        orders: order_sender,
+        waker: std::sync::Arc::new(waker),
+        priority,
+    };
+    Ok((handle, told, thread))
+}
+
+struct Hot {
+    engine: Engine,
+    receivers: Vec<Receiver>,
+    /// By session number.
+    senders: Vec<Option<Sender>>,
+    orders: Orders<Order>,
+    woken: UnixStream,
+    tell: mpsc::UnboundedSender<Told>,
+    room: Box<Room>,
+}
+
+impl Hot {
+    fn run(&mut self) {
+        let mut fds: Vec<libc::pollfd> =
+            self.receivers.iter().map(|it| poll_for(it.fd())).collect();
+        fds.push(poll_for(self.woken.as_raw_fd()));
+        loop {
+            let deadline = self.engine.poll_timeout();
+            if let Err(error) = wait(&mut fds, deadline) {
+                tracing::error!(%error, "cannot wait for packets");
+                return;
+            }
+            let now = Instant::now();
+            let (woken, readable) = match fds.split_last() {
+                Some((last, rest)) => (last.revents != 0, rest),
+                None => return, // there is always the waker
+            };
+            for (index, fd) in readable.iter().enumerate() {
+                if fd.revents != 0 {
+                    self.read(index, now);
+                }
+            }
+            if woken && !self.take_orders(now) {
+                return;
+            }
+            self.engine.handle_timeout(now);
+            self.carry_out(now);
+        }
+    }
+
+    fn read(&mut self, index: usize, now: Instant) {
+        for _ in 0..AT_ONCE {
+            let received = match self.receivers[index].receive(&mut self.room) {
+                Ok(Some(received)) => received,
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "cannot receive");
+                    return;
+                }
+            };
+            let datagram = Datagram {
+                remote: received.remote,
+                local: received.local,
+                ttl: received.ttl,
+                hops: received.hops,
+                bytes: received.bytes,
+            };
+            if let Err(reason) = self.engine.handle(now, datagram) {
+                tracing::debug!(remote = %received.remote, %reason, "packet refused");
+            }
+            self.carry_out(now);
+        }
+    }
+
+    /// Returns whether to go on.
+    fn take_orders(&mut self, now: Instant) -> bool {
+        let mut sink = [0; 64];
+        while matches!((&self.woken).read(&mut sink), Ok(count) if count > 0) {}
+        while let Ok(order) = self.orders.try_recv() {
+            match order {
+                Order::Configure(wanted) => {
+                    self.engine.configure(now, wanted);
+                    self.carry_out(now);
+                    // Who asked may have gone.
+                    let _ = self.tell.send(Told::Sessions(self.list()));
+                }
+                Order::List(answer) => {
+                    let _ = answer.send(self.list());
+                }
+                Order::Stop => {
+                    self.engine.configure(now, Vec::new());
+                    self.carry_out(now);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn carry_out(&mut self, now: Instant) {
+        while let Some(output) = self.engine.poll_output() {
+            match output {
+                Output::Send { session, packet } => {
+                    if let Some(Some(sender)) = self.senders.get_mut(session.0 as usize) {
+                        sender.send(now, packet.as_bytes());
+                    }
+                }
+                Output::Open { session, key } => {
+                    let at = session.0 as usize;
+                    if self.senders.len() <= at {
+                        self.senders.resize_with(at + 1, || None);
+                    }
+                    self.senders[at] = Some(Sender::open(now, key));
+                }
+                Output::Close { session } => self.senders[session.0 as usize] = None,
+                Output::Changed(change) => self.changed(change),
+            }
+        }
+    }
+
+    /// Logging it is left to others: writing may wait.
+    fn changed(&self, change: Change) {
+        if let Some(status) = self.engine.session(&change.key) {
+            let shown = Box::new(self.show(status));
+            let _ = self.tell.send(Told::Changed(change, shown));
+        }
+    }
+
+    fn list(&self) -> Vec<Shown> {
+        self.engine.sessions().map(|it| self.show(it)).collect()
+    }
+
+    fn show(&self, status: Status) -> Shown {
+        let sender = self.senders.get(status.session.0 as usize);
+        let sender = sender.and_then(Option::as_ref);
+        Shown {
+            status,
+            error: sender.and_then(Sender::error),
+        }
+    }
+}
+
+fn poll_for(fd: RawFd) -> libc::pollfd {
+    libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    }
+}
+
+/// Waits until something can be read or `deadline` is there.
+fn wait(fds: &mut [libc::pollfd], deadline: Option<Instant>) -> io::Result<()> {
+    let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+    let left = left.map(|left| left.min(Duration::from_secs(3600)));
+    let timeout = left.map(|left| libc::timespec {
+        tv_sec: left.as_secs() as libc::time_t,
+        tv_nsec: left.subsec_nanos().into(),
+    });
+    let pointer = timeout
+        .as_ref()
+        .map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: `fds` is a whole slice of pollfd, `timeout` lives until the call returns, and a null
+    // signal mask means: none.
+    let ready = unsafe {
+        libc::ppoll(
+            fds.as_mut_ptr(),
+            fds.len() as libc::nfds_t,
+            pointer,
+            std::ptr::null(),
+        )
+    };
+    if ready >= 0 {
+        return Ok(());
+    }
+    for fd in fds {
+        fd.revents = 0;
+    }
+    match io::Error::last_os_error() {
+        error if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+        error => Err(error),
+    }
+}

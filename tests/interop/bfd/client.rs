@@ -1,0 +1,201 @@
+//! A running `routeshare-bfd`, and a subscriber as the speaker is one.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use lab::{Daemon, Namespace, program, try_wait_for, wait_for};
+use pb::bfd_service_client::BfdServiceClient;
+pub(crate) use proto::bfd::v1 as pb;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::{Channel, Endpoint};
+
+const SOON: Duration = Duration::from_secs(20);
+
+pub(crate) struct Bfd {
+    daemon: Daemon,
+    socket: PathBuf,
+    runtime: Runtime,
+    stream: Option<(mpsc::Sender<pb::DesiredSessions>, Streaming<pb::Event>)>,
+}
+
+/// A single-hop session of this many milliseconds × 3.
+pub(crate) fn wanted(remote: &str, millis: u32) -> pb::SessionConfig {
+    pb::SessionConfig {
+        remote: remote.into(),
+        local: String::new(),
+        multihop: false,
+        min_tx_millis: millis,
+        min_rx_millis: millis,
+        multiplier: 3,
+        admin_down: false,
+        authentication: None,
+    }
+}
+
+pub(crate) fn with(
+    mut session: pb::SessionConfig,
+    change: impl FnOnce(&mut pb::SessionConfig),
+) -> pb::SessionConfig {
+    change(&mut session);
+    session
+}
+
+pub(crate) fn signed(session: pb::SessionConfig, kind: &str, file: &Path) -> pb::SessionConfig {
+    pb::SessionConfig {
+        authentication: Some(pb::Authentication {
+            kind: kind.into(),
+            key_id: 7,
+            key_file: file.display().to_string(),
+        }),
+        ..session
+    }
+}
+
+impl Bfd {
+    pub(crate) fn start(machine: &Namespace, directory: &Path, name: &str) -> Bfd {
+        Bfd::start_with(machine, directory, name, &[])
+    }
+
+    pub(crate) fn start_with(
+        machine: &Namespace,
+        directory: &Path,
+        name: &str,
+        arguments: &[&str],
+    ) -> Bfd {
+        let socket = directory.join(format!("{name}.bfd.sock"));
+        let mut command = machine.command(program("routeshare-bfd").unwrap());
+        command.arg("--socket").arg(&socket).args(arguments);
+        let log = directory.join(format!("{name}.bfd.log"));
+        let bfd = Bfd {
+            daemon: machine.start("routeshare-bfd", command, &log).unwrap(),
+            socket,
+            runtime: Runtime::new().unwrap(),
+            stream: None,
+        };
+        wait_for("routeshare-bfd to answer", SOON, || {
+            bfd.runtime.block_on(connect(&bfd.socket))
+        });
+        bfd
+    }
+
+    /// Subscribes if need be, says what is wanted, and waits until that is in force.
+    pub(crate) fn want(&mut self, sessions: Vec<pb::SessionConfig>) {
+        let desired = pb::DesiredSessions { sessions };
+        let stream = &mut self.stream;
+        let socket = &self.socket;
+        self.runtime.block_on(async {
+            if stream.is_none() {
+                let (sender, outgoing) = mpsc::channel(4);
+                let mut client = connect(socket).await.unwrap();
+                let events = client
+                    .subscribe(ReceiverStream::new(outgoing))
+                    .await
+                    .unwrap();
+                *stream = Some((sender, events.into_inner()));
+            }
+            let (sender, events) = stream.as_mut().unwrap();
+            sender.send(desired).await.unwrap();
+            while !events.message().await.unwrap().unwrap().whole {}
+        });
+    }
+
+    /// The subscriber goes.
+    pub(crate) fn leave(&mut self) {
+        self.stream = None;
+    }
+
+    pub(crate) fn answer(&self) -> pb::ListSessionsResponse {
+        let list = async {
+            let mut client = connect(&self.socket).await?;
+            let answer = client.list_sessions(pb::ListSessionsRequest {}).await?;
+            anyhow::Ok(answer.into_inner())
+        };
+        self.runtime.block_on(list).unwrap()
+    }
+
+    pub(crate) fn list(&self) -> Vec<pb::Session> {
+        let mut sessions = self.answer().sessions;
+        sessions.sort_by(|a, b| a.remote.cmp(&b.remote));
+        sessions
+    }
+
+    #[track_caller]
+    pub(crate) fn session(&self, remote: &str) -> pb::Session {
+        let all = self.list();
+        let found = all.iter().find(|it| it.remote == remote);
+        found
+            .unwrap_or_else(|| panic!("no session with {remote}: {all:?}"))
+            .clone()
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_for(&self, remote: &str, state: &str) -> pb::Session {
+        let what = format!("the session with {remote} to be {state}");
+        let waited = try_wait_for(&what, SOON, || {
+            let it = self.session(remote);
+            anyhow::ensure!(it.state == state, "{it:?}");
+            Ok(it)
+        });
+        waited.unwrap_or_else(|error| panic!("{error}\n{}", self.daemon.log_tail()))
+    }
+
+    /// The next change to `state` that the subscriber is told of.
+    pub(crate) fn wait_for_change(&mut self, state: &str) -> pb::Session {
+        let (_, events) = self.stream.as_mut().unwrap();
+        let next = async {
+            loop {
+                let event = events.message().await.unwrap().unwrap();
+                let changed = event.sessions.into_iter().find(|it| it.state == state);
+                if let Some(changed) = changed.filter(|_| !event.whole) {
+                    return changed;
+                }
+            }
+        };
+        let limited = self
+            .runtime
+            .block_on(async { tokio::time::timeout(SOON, next).await });
+        limited.unwrap_or_else(|_| panic!("no change to {state}\n{}", self.daemon.log_tail()))
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.daemon.stop().unwrap();
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.daemon.kill().unwrap();
+    }
+
+    /// Processor time used until now.
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.daemon.id().unwrap()));
+        let stat = stat.unwrap();
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .collect();
+        // utime and stime, in hundredths on every Linux there is.
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        ticks as f64 / 100.0
+    }
+}
+
+async fn connect(socket: &Path) -> anyhow::Result<BfdServiceClient<Channel>> {
+    let path = socket.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let path = path.clone();
+        async move {
+            tokio::net::UnixStream::connect(path)
+                .await
+                .map(TokioIo::new)
+        }
+    });
+    let endpoint = Endpoint::from_static("http://routeshare-bfd");
+    let channel = endpoint.connect_with_connector(connector).await?;
+    Ok(BfdServiceClient::new(channel).max_decoding_message_size(64 << 20))
+}
