@@ -172,7 +172,10 @@ impl Fib {
         let queue = Arc::new(queue);
         let driver = Driver::open(config, queue.clone(), wakes, events, tuning)?;
         let thread = thread::Builder::new().name("fib".into());
-        thread.spawn(move || driver.run())?;
+        thread.spawn(move || {
+            let _together = Together;
+            driver.run();
+        })?;
         Ok(Fib { queue })
     }
 
@@ -226,6 +229,18 @@ impl Fib {
         self.queue.push(Request::Shutdown(Some(answer)));
         // An error means that the thread has ended already.
         let _ = answered.await;
+    }
+}
+
+/// A speaker without this thread would announce what it does not forward, and answer nothing: a
+/// panic here ends the whole program, to be started again by whoever watches it. Routes stay.
+struct Together;
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort(); // the panic's message is out already
+        }
     }
 }
 
