@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use foldhash::fast::FixedState;
 use smallvec::SmallVec;
 
 use crate::engine::{NextHopSet, NextHopState, Output};
@@ -60,12 +61,20 @@ impl Hop {
 pub(crate) struct Hops {
     hops: Vec<Hop>,
     free: Vec<u32>,
-    by_address: HashMap<IpAddr, u32, foldhash::fast::FixedState>,
+    by_address: HashMap<IpAddr, u32, FixedState>,
     /// To be handed to the engine's outputs.
     pub(crate) outputs: Vec<Output>,
 }
 
 impl Hops {
+    /// None; `seed` makes hashes unpredictable to those who send us next hops.
+    pub(crate) fn new(seed: u64) -> Hops {
+        Hops {
+            by_address: HashMap::with_hasher(FixedState::with_seed(seed)),
+            ..Hops::default()
+        }
+    }
+
     /// The next hop with this address, with one more reference.
     pub(crate) fn intern(&mut self, address: IpAddr) -> HopId {
         if let Some(&id) = self.by_address.get(&address) {
@@ -178,12 +187,20 @@ pub(crate) type HopList = SmallVec<[IpAddr; 1]>;
 /// The sets of next hops that the kernel's side was told of, each with a number.
 #[derive(Default)]
 pub(crate) struct HopSets {
-    sets: HashMap<u32, (Arc<NextHopSet>, u32), foldhash::fast::FixedState>,
-    by_content: HashMap<HopList, u32, foldhash::fast::FixedState>,
+    sets: HashMap<u32, (Arc<NextHopSet>, u32), FixedState>,
+    by_content: HashMap<HopList, u32, FixedState>,
     last: u32,
 }
 
 impl HopSets {
+    /// None; `seed` as of [`Hops::new`].
+    pub(crate) fn new(seed: u64) -> HopSets {
+        HopSets {
+            by_content: HashMap::with_hasher(FixedState::with_seed(seed)),
+            ..HopSets::default()
+        }
+    }
+
     /// The number of a set, with one more prefix that uses it; 0 for the empty one.
     pub(crate) fn intern(&mut self, hops: HopList) -> u32 {
         if hops.is_empty() {

@@ -121,8 +121,8 @@ impl Shared {
         };
         Shared {
             attrs: AttrStore::new(seed),
-            hops: Hops::default(),
-            sets: HopSets::default(),
+            hops: Hops::new(seed),
+            sets: HopSets::new(seed),
             sources: vec![Some(ourselves)],
             last_source: 0,
             own: Own::default(),
