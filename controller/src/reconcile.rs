@@ -307,14 +307,18 @@ impl Reconciler {
     fn in_use(&self, speakers: &BTreeMap<String, SpeakerState>) -> BTreeSet<IpNetwork> {
         let mut in_use = BTreeSet::new();
         for (node, state) in speakers {
-            match (state.connected_since, state.reported) {
-                (None, _) => {}
-                (Some(_), true) => in_use.extend(state.subnets()),
-                (Some(_), false) => {
-                    let leases = self.contents.ledger.iter();
-                    let own = leases.filter(|(_, lease)| lease.node == *node);
-                    in_use.extend(own.map(|(subnet, _)| subnet));
-                }
+            if state.connected_since.is_none() {
+                continue;
+            }
+            // What a speaker says of other nodes' subnets is not for it to say.
+            let leases = self.contents.ledger.iter();
+            let own = leases.filter(|(_, lease)| lease.node == *node);
+            let own = own.map(|(subnet, _)| subnet);
+            if state.reported {
+                let reported = state.subnets();
+                in_use.extend(own.filter(|subnet| reported.contains(subnet)));
+            } else {
+                in_use.extend(own);
             }
         }
         in_use

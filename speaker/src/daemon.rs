@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bgp::engine::{Command, Engine, Input, Output, RouteChange};
-use bgp::types::PeerId;
+use bgp::types::{PeerId, Prefix};
 use bytes::BytesMut;
 use plan::NodeConfig;
 use tokio::sync::{broadcast, mpsc};
@@ -51,6 +51,8 @@ pub(crate) use question::{Asker, Questions, Stopping, questions};
 const CONVERGENCE: Duration = Duration::from_secs(60);
 /// How often we look at what changes without an event of its own: counters, End-of-RIB.
 const LOOK: Duration = Duration::from_secs(1);
+/// How soon the controller is told of a change that comes after a quiet time.
+const PROMPT: Duration = Duration::from_millis(50);
 /// What a connection that is to be closed may still send: a NOTIFICATION and what goes before it.
 const LAST: usize = 256 * 1024;
 /// Changes a watcher may be behind before it is told that it missed some.
@@ -84,6 +86,8 @@ pub(crate) struct Daemon {
     pub(crate) desired: desired::Status,
     /// As the kernel's side told last.
     pub(crate) kernel_problems: Vec<FibProblem>,
+    /// Addresses in use of each of our subnets, as the kernel's side told last.
+    pub(crate) subnets_used: HashMap<Prefix, u64>,
     /// Session changes, for watchers.
     pub(crate) peer_changes: broadcast::Sender<PeerId>,
     listen: Vec<IpAddr>,
@@ -112,6 +116,7 @@ impl Daemon {
             in_force: None,
             desired: desired::Status::default(),
             kernel_problems: Vec::new(),
+            subnets_used: HashMap::new(),
             peer_changes: broadcast::Sender::new(256),
             listen: if listen.is_empty() {
                 everywhere()
@@ -145,7 +150,7 @@ impl Daemon {
                 Some(offer) = desired.offers.recv() => self.on_offer(offer),
                 Ok(()) = desired.status.changed() => {
                     self.desired = desired.status.borrow_and_update().clone();
-                    self.reporter.changed();
+                    self.changed();
                 }
                 Some(question) = questions.next() => question(&mut self),
                 () = sleep_until(deadline) => self.on_time(),
@@ -216,7 +221,7 @@ impl Daemon {
             && let Some(in_force) = &self.in_force
         {
             self.kernel.configure(&in_force.config);
-            self.reporter.changed();
+            self.changed();
         }
         if self.look_at <= time {
             self.look_at = time + LOOK;
@@ -267,7 +272,7 @@ impl Daemon {
                 self.engine.handle(now(), Input::Closed { conn, error });
             }
             Event::Sent => {}
-            Event::Problems => self.reporter.changed(),
+            Event::Problems => self.changed(),
         }
     }
 
@@ -293,7 +298,11 @@ impl Daemon {
                     tracing::warn!(reason = problem.reason, "{}", problem.message);
                 }
                 self.kernel_problems = problems;
-                self.reporter.changed();
+                self.changed();
+            }
+            FibEvent::SubnetsUsed(used) => {
+                self.subnets_used = used.into_iter().collect();
+                self.changed();
             }
         }
     }
@@ -307,7 +316,7 @@ impl Daemon {
         let result = self
             .configure(config, source)
             .map_err(|error| error.to_string());
-        self.reporter.changed();
+        self.changed();
         // Whoever offered waits for nothing else.
         let _ = answer.send(result);
     }
@@ -354,7 +363,7 @@ impl Daemon {
     }
 
     fn on_session(&mut self, id: PeerId) {
-        self.reporter.changed();
+        self.changed();
         // Nobody may be watching.
         let _ = self.peer_changes.send(id);
         let Some(peer) = self.engine.peer(now(), id) else {
@@ -403,7 +412,15 @@ impl Daemon {
         self.route_changes.subscribe()
     }
 
-    /// Tells the controller what changed, at most once per [`LOOK`].
+    /// Something worth telling the controller happened.
+    fn changed(&mut self) {
+        self.reporter.changed();
+        if self.reporter.may_be_prompt() {
+            self.look_at = self.look_at.min(Instant::now() + PROMPT);
+        }
+    }
+
+    /// Tells the controller what changed: soon after a quiet time, else at most once per [`LOOK`].
     fn report(&mut self) {
         let report = self.reporter.due().then(|| crate::report::build(self));
         if let Some(report) = report {

@@ -73,6 +73,9 @@ pub(crate) enum FibEvent {
     Room,
     /// All problems there are now, the first hundred of them; told when they change.
     Problems(Vec<FibProblem>),
+    /// Each of our subnets, and how many of its addresses have a route of their own that is not
+    /// ours, as those of pods do; told when that changes.
+    SubnetsUsed(Vec<(Prefix, u64)>),
 }
 
 /// Something that keeps the kernel from doing what we want.

@@ -1,4 +1,5 @@
-//! NodeReport: what the controller is told, on change and at most once per look of the loop.
+//! NodeReport: what the controller is told, on change: the first few changes soon, a long row of them
+//! once per look of the loop.
 
 use bgp::query::PeerStatus;
 use bgp::types::Prefix;
@@ -10,12 +11,15 @@ use crate::daemon::{Daemon, now};
 
 /// Quiet looks after which the report is built anyway, because counters change without an event.
 const QUIET_LOOKS: u32 = 10;
+/// Reports that may be prompt in a row; each quiet look gives one back.
+const PROMPT_REPORTS: u32 = 5;
 
 /// Decides when a report is due, and keeps the last one for those who connect.
 pub(crate) struct Reporter {
     sender: watch::Sender<pb::NodeReport>,
     changed: bool,
     quiet: u32,
+    prompt: u32,
 }
 
 impl Reporter {
@@ -32,6 +36,7 @@ impl Reporter {
                 sender,
                 changed: false,
                 quiet: 0,
+                prompt: PROMPT_REPORTS,
             },
             receiver,
         )
@@ -42,9 +47,18 @@ impl Reporter {
         self.changed = true;
     }
 
+    /// Whether a change need not wait for the next regular look.
+    pub(crate) fn may_be_prompt(&self) -> bool {
+        self.prompt > 0
+    }
+
     /// Whether a report is to be built in this look.
     pub(crate) fn due(&mut self) -> bool {
         self.quiet += 1;
+        self.prompt = match self.changed {
+            true => self.prompt.saturating_sub(1),
+            false => (self.prompt + 1).min(PROMPT_REPORTS),
+        };
         let due = self.changed || self.quiet >= QUIET_LOOKS;
         if due {
             self.changed = false;
@@ -84,7 +98,7 @@ pub(crate) fn build(daemon: &Daemon) -> pb::NodeReport {
     }
 }
 
-/// The node's subnets and their sizes.
+/// The node's subnets, how many of their addresses pods have, and their sizes.
 pub(crate) fn subnets(daemon: &Daemon) -> Vec<pb::SubnetUse> {
     let subnets = daemon
         .in_force
@@ -93,7 +107,11 @@ pub(crate) fn subnets(daemon: &Daemon) -> Vec<pb::SubnetUse> {
     subnets
         .map(|subnet| pb::SubnetUse {
             prefix: subnet.prefix.to_string(),
-            used: 0,
+            used: daemon
+                .subnets_used
+                .get(&subnet.prefix)
+                .copied()
+                .unwrap_or(0),
             size: size(subnet.prefix),
         })
         .collect()
@@ -177,6 +195,21 @@ mod tests {
         assert!(reporter.due());
         let quiet = (0..QUIET_LOOKS).map(|_| reporter.due()).collect::<Vec<_>>();
         assert_eq!(quiet.iter().filter(|due| **due).count(), 1);
+    }
+
+    #[test]
+    fn a_few_changes_are_told_soon_and_a_long_row_of_them_is_not() {
+        let (mut reporter, _reports) = Reporter::new("a");
+        for _ in 0..PROMPT_REPORTS {
+            reporter.changed();
+            assert!(reporter.may_be_prompt());
+            assert!(reporter.due());
+        }
+        reporter.changed();
+        assert!(!reporter.may_be_prompt());
+        assert!(reporter.due());
+        assert!(!reporter.due());
+        assert!(reporter.may_be_prompt());
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod between_two;
 mod bfd;
 mod capabilities;
 mod each_daemon;
+mod further_subnets;
 mod host;
 mod kernel;
 mod kills;

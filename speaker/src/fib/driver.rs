@@ -116,6 +116,8 @@ pub(super) struct Driver {
     pub(super) repaired: u64,
     pub(super) overruns: u64,
     pub(super) problems: Vec<FibProblem>,
+    /// The use of our subnets, as last told.
+    pub(super) used: Vec<(Prefix, u64)>,
     pub(super) problems_dirty: bool,
     pub(super) report_at: Instant,
     ending: Option<Option<oneshot::Sender<()>>>,
@@ -170,6 +172,7 @@ impl Driver {
             repaired: 0,
             overruns: 0,
             problems: Vec::new(),
+            used: Vec::new(),
             problems_dirty: false,
             report_at: now,
             ending: None,
@@ -273,6 +276,7 @@ impl Driver {
             self.move_routes(old);
         }
         self.subnets.want(subnets);
+        self.problems_dirty = true;
         self.write_subnets();
     }
 

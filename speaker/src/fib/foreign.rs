@@ -62,6 +62,21 @@ impl Foreign {
             .min_by_key(|route| route.metric)
     }
 
+    /// How many addresses within `subnet` have a route of their own: those of its pods.
+    pub(super) fn hosts_within(&self, subnet: Prefix) -> u64 {
+        let longest = if subnet.address().is_ipv4() { 32 } else { 128 };
+        let within = self
+            .0
+            .range(Prefix::new(subnet.address(), subnet.length())..);
+        within
+            .take_while(|(prefix, _)| subnet.contains(**prefix))
+            .filter(|(prefix, routes)| {
+                let to_a_pod = |route: &ForeignRoute| route.kind == RouteKind::Unicast;
+                prefix.length() == longest && routes.iter().any(to_a_pod)
+            })
+            .count() as u64
+    }
+
     pub(super) fn prefixes(&self) -> impl Iterator<Item = Prefix> {
         self.0.keys().copied()
     }

@@ -126,12 +126,20 @@ impl Driver {
         }
     }
 
-    /// Tells problems when they changed, and not too often.
+    /// Tells problems and the use of our subnets when they changed, and not too often.
     pub(super) fn report(&mut self) {
         if !self.problems_dirty || Instant::now() < self.report_at {
             return;
         }
         self.problems_dirty = false;
+        let used = self.subnets.wanted();
+        let used: Vec<(Prefix, u64)> = used
+            .map(|subnet| (subnet, self.foreign.hosts_within(subnet)))
+            .collect();
+        if used != self.used {
+            self.used.clone_from(&used);
+            self.tell(FibEvent::SubnetsUsed(used));
+        }
         self.report_at = Instant::now() + self.tuning.report;
         let now = self.problems_now();
         if now != self.problems {

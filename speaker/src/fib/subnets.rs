@@ -73,6 +73,12 @@ impl Subnets {
         subnet.wanted.then_some(subnet.there)
     }
 
+    /// Those that are ours.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = Prefix> {
+        let ours = self.subnets.iter().filter(|(_, subnet)| subnet.wanted);
+        ours.map(|(prefix, _)| *prefix)
+    }
+
     /// What held its place is gone.
     pub(super) fn retry(&mut self, prefix: Prefix) {
         if let Some(subnet) = self.subnets.get_mut(&prefix) {

@@ -280,3 +280,27 @@ fn routes_follow_the_configuration_to_another_table_protocol_or_metric() {
         assert_eq!(groups.count(), 2);
     });
 }
+
+#[test]
+fn the_addresses_of_pods_are_counted_as_the_use_of_their_subnet() {
+    in_namespace(|lab| {
+        let subnets = ["10.64.1.0/24", "2001:db8:64:1::/64"].map(prefix);
+        lab.fib().configure(CONFIG, subnets.to_vec());
+        lab.wait_for("nothing is used", |lab| {
+            lab.used == subnets.map(|subnet| (subnet, 0))
+        });
+        ip("route add 10.64.1.2/32 dev a0");
+        ip("route add 10.64.1.255/32 dev a1");
+        ip("route add 2001:db8:64:1::2/128 dev a0");
+        // Neither a pod's address nor within the subnet.
+        ip("route add 10.64.1.64/26 dev a0");
+        ip("route add 10.64.2.2/32 dev a0");
+        lab.wait_for("three pods are counted", |lab| {
+            lab.used == [(subnets[0], 2), (subnets[1], 1)]
+        });
+        ip("route del 10.64.1.2/32 dev a0");
+        lab.wait_for("one of them is gone", |lab| {
+            lab.used == [(subnets[0], 1), (subnets[1], 1)]
+        });
+    });
+}

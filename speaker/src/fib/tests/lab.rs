@@ -40,6 +40,7 @@ pub(super) struct Lab {
     events: mpsc::UnboundedReceiver<FibEvent>,
     pub(super) hops: BTreeMap<IpAddr, Option<NextHopState>>,
     pub(super) problems: Vec<FibProblem>,
+    pub(super) used: Vec<(Prefix, u64)>,
     pub(super) rooms: u32,
     /// How often it was told that addresses changed.
     pub(super) readdressed: u32,
@@ -87,6 +88,7 @@ pub(super) fn in_namespace_with(tuning: Tuning, test: impl FnOnce(&mut Lab) + Se
             events,
             hops: BTreeMap::new(),
             problems: Vec::new(),
+            used: Vec::new(),
             rooms: 0,
             readdressed: 0,
             runtime: tokio::runtime::Builder::new_current_thread()
@@ -197,6 +199,7 @@ impl Lab {
             FibEvent::Room => self.rooms += 1,
             FibEvent::Addresses => self.readdressed += 1,
             FibEvent::Problems(problems) => self.problems = problems,
+            FibEvent::SubnetsUsed(used) => self.used = used,
         }
     }
 
