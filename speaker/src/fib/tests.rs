@@ -4,4 +4,3 @@ mod follow;
 mod install;
 mod lab;
 mod repair;
-mod speed;
