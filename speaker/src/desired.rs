@@ -78,6 +78,8 @@ pub(crate) struct Status {
     pub(crate) connected: bool,
     /// Why the newest configuration is not in force; `None` when it is.
     pub(crate) refused: Option<String>,
+    /// What the configuration in force lacks, as far as it was planned here.
+    pub(crate) incomplete: Vec<String>,
     /// What is wrong with the copy on disk.
     pub(crate) copy: Option<String>,
     /// Why there is no controller.

@@ -156,7 +156,13 @@ pub(crate) fn problems(daemon: &Daemon) -> Vec<pb::Problem> {
         .source
         .iter()
         .map(|text| problem("NoController", text));
+    let incomplete = daemon
+        .desired
+        .incomplete
+        .iter()
+        .map(|text| problem("ConfigurationIncomplete", text));
     refused
+        .chain(incomplete)
         .chain(listen)
         .chain(kernel)
         .chain(copy)

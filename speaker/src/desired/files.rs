@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use std::{fs, io};
 
-use api::SourceFile;
+use api::{Resources, SourceFile};
 use plan::{NodeConfig, Snapshot};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -33,10 +33,10 @@ pub(super) async fn run(directory: PathBuf, mut sink: Sink) {
         let version = sink.last.as_ref().map_or(0, |last| last.version);
         match load(&watched.directory, &sink.node) {
             Ok(loaded) => {
-                for warning in &loaded.warnings {
+                for warning in loaded.warnings.iter().chain(&loaded.incomplete) {
                     tracing::warn!("{warning}");
                 }
-                offer(&mut sink, loaded.config, version).await;
+                offer(&mut sink, loaded, version).await;
             }
             Err(reason) => sink.refuse(reason),
         }
@@ -44,12 +44,24 @@ pub(super) async fn run(directory: PathBuf, mut sink: Sink) {
 }
 
 /// Numbers a configuration by its content: the same content keeps its version.
-async fn offer(sink: &mut Sink, mut config: NodeConfig, version: u64) {
+async fn offer(sink: &mut Sink, loaded: Loaded, version: u64) {
+    let Loaded {
+        mut config,
+        incomplete,
+        ..
+    } = loaded;
     config.version = version;
     if sink.last.as_ref() != Some(&config) {
         config.version = version + 1;
     }
     sink.offer(config, Source::Files).await;
+    sink.status.send_if_modified(|status| {
+        let news = status.refused.is_none() && status.incomplete != incomplete;
+        if news {
+            status.incomplete = incomplete;
+        }
+        news
+    });
 }
 
 /// What a directory's files looked like.
@@ -111,7 +123,10 @@ fn is_resource_file(path: &Path) -> bool {
 
 struct Loaded {
     config: NodeConfig,
+    /// What looks like a mistake in the files.
     warnings: Vec<String>,
+    /// What our node does not have of what the files say it should.
+    incomplete: Vec<String>,
 }
 
 /// Reads, parses and plans; the error is for a person, one line per mistake.
@@ -125,7 +140,7 @@ fn load(directory: &Path, node: &str) -> Result<Loaded, String> {
     };
     let mut plan = plan::plan(&snapshot);
     let ours = plan.problems.iter().filter(|problem| problem.node == node);
-    let problems: Vec<String> = ours.map(ToString::to_string).collect();
+    let mut problems: Vec<String> = ours.map(ToString::to_string).collect();
     let Some(config) = plan.configs.remove(node) else {
         if problems.is_empty() {
             let known: Vec<&str> = snapshot
@@ -142,13 +157,30 @@ fn load(directory: &Path, node: &str) -> Result<Loaded, String> {
         }
         return Err(problems.join("\n"));
     };
-    let warnings = parsed
-        .warnings
-        .iter()
-        .map(ToString::to_string)
-        .chain(problems)
-        .collect();
-    Ok(Loaded { config, warnings })
+    problems.extend(not_given(&snapshot.resources, &config));
+    Ok(Loaded {
+        config,
+        warnings: parsed.warnings.iter().map(ToString::to_string).collect(),
+        incomplete: problems,
+    })
+}
+
+/// The Pools that a controller would give our node a subnet out of, and nobody does here.
+fn not_given(resources: &Resources, config: &NodeConfig) -> impl Iterator<Item = String> {
+    let has = |family| {
+        let mut subnets = config.subnets.iter();
+        subnets.any(|subnet| subnet.prefix.family() == family)
+    };
+    let wanted = plan::wanted_subnets(resources).into_iter();
+    let missing = wanted.filter(move |wanted| wanted.node == config.node && !has(wanted.family));
+    missing.map(|wanted| {
+        let (node, pool, family) = (wanted.node, wanted.pool, wanted.family);
+        format!(
+            "node `{node}`: Pool `{pool}` selects it, but it has no {family} subnet: a speaker without \
+             a controller gives out none; write one in Node spec.subnets, and in Pool spec.reserved \
+             if it lies in the Pool"
+        )
+    })
 }
 
 fn read(directory: &Path) -> Result<Vec<SourceFile>, String> {

@@ -407,7 +407,9 @@ async fn files_are_planned_and_a_mistake_leaves_the_last_good_state_in_force() {
     status(&mut desired, is_refused("nodes.yaml")).await;
     fs::write(files.join("nodes.yaml"), b"\xff\xfe").unwrap();
     status(&mut desired, is_refused("cannot read")).await;
+    fs::write(files.join("nodes.yaml"), node("192.0.2.1")).unwrap();
     fs::remove_file(files.join("fabric.yaml")).unwrap();
+    status(&mut desired, is_refused("Fabric")).await;
     fs::remove_file(files.join("nodes.yaml")).unwrap();
     status(&mut desired, is_refused("no .yaml")).await;
     fs::remove_dir(&files).unwrap();
@@ -448,4 +450,49 @@ async fn a_node_that_no_file_names_is_told_with_those_there_are() {
         refused.contains("`a`") && refused.contains("other"),
         "{refused}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_a_pool_selects_is_told_that_nobody_gives_it_a_subnet() {
+    let bench = Bench::new();
+    let files = bench.directory.path().join("resources");
+    fs::create_dir(&files).unwrap();
+    let pool = "
+apiVersion: routeshare.io/v1alpha1
+kind: Pool
+metadata: {name: pods}
+spec: {prefixes: [10.64.0.0/16, 'fd00:64::/48'], nodeSubnetLength: {ipv4: 24, ipv6: 64}, reserved: [10.64.9.0/24]}
+";
+    let write = |node: String| {
+        fs::write(
+            files.join("all.yaml"),
+            format!("{FABRIC}---{pool}---{node}"),
+        )
+        .unwrap();
+    };
+    write(node("192.0.2.1"));
+    let (mut desired, _reports) = bench.start(Origin::Files(files.clone()));
+    take(&mut desired, Ok(())).await;
+    let told = status(&mut desired, |status| status.incomplete.len() == 2).await;
+    let text = told.incomplete.join("\n");
+    for word in ["`a`", "`pods`", "IPv4", "IPv6", "spec.subnets"] {
+        assert!(text.contains(word), "{text}");
+    }
+    assert!(told.refused.is_none(), "the rest of it is in force");
+
+    let with_subnets = |subnets: &str| {
+        let subnets = format!("192.0.2.1], subnets: [{subnets}");
+        write(node(&subnets));
+    };
+    with_subnets("10.64.9.0/24");
+    take(&mut desired, Ok(())).await;
+    let told = status(&mut desired, |status| status.incomplete.len() == 1).await;
+    assert!(
+        told.incomplete[0].contains("IPv6"),
+        "{}",
+        told.incomplete[0]
+    );
+    with_subnets("10.64.9.0/24, 'fd00:65::/64'");
+    take(&mut desired, Ok(())).await;
+    status(&mut desired, |status| status.incomplete.is_empty()).await;
 }
