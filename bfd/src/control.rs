@@ -18,6 +18,10 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::desired::{self, Unusable};
 use crate::hot::{Handle, Order, Shown, Told};
 
+/// How often the subscriber hears of what changes without a change of state: intervals agreed on, and
+/// what a person can do something about.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Events a subscriber may be behind before its stream ends; it subscribes again then, and is told
 /// everything.
 const BEHIND: usize = 4096;
@@ -114,8 +118,9 @@ fn stopping() -> Status {
 struct Subscriber {
     id: u64,
     events: Events,
-    /// Whether it has been told of all sessions, so that changes mean something to it.
-    knows: bool,
+    /// What it was told of all sessions last, without counters; `None`: nothing yet, so that
+    /// changes would mean nothing to it.
+    knows: Option<Vec<pb::Session>>,
 }
 
 struct Keeper {
@@ -135,9 +140,12 @@ impl Keeper {
         mut notes: mpsc::Receiver<Note>,
         mut told: mpsc::UnboundedReceiver<Told>,
     ) {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let leave_at = self.leave_at;
             tokio::select! {
+                _ = look.tick(), if self.subscriber.is_some() => self.hot.order(Order::Tell),
                 told = told.recv() => match told {
                     Some(told) => self.on_told(told),
                     None => return,
@@ -160,7 +168,7 @@ impl Keeper {
                 let new = Subscriber {
                     id,
                     events,
-                    knows: false,
+                    knows: None,
                 };
                 if let Some(old) = self.subscriber.replace(new) {
                     tracing::warn!("another subscriber takes the place of the one before");
@@ -226,16 +234,26 @@ impl Keeper {
     }
 
     fn on_told(&mut self, told: Told) {
-        let event = match told {
-            Told::Sessions(sessions) => {
+        match told {
+            Told::Sessions {
+                sessions,
+                configured,
+            } => {
                 let shown = sessions.iter().map(session);
-                let sessions = shown.chain(self.unusable.iter().map(unusable)).collect();
-                if let Some(subscriber) = &mut self.subscriber {
-                    subscriber.knows = true;
-                }
-                pb::Event {
-                    whole: true,
-                    sessions,
+                let sessions = shown.chain(self.unusable.iter().map(unusable));
+                let sessions: Vec<pb::Session> = sessions.collect();
+                let Some(subscriber) = &mut self.subscriber else {
+                    return;
+                };
+                let plain: Vec<pb::Session> = sessions.iter().map(without_counters).collect();
+                // Whoever has not been told what is in force waits for that.
+                let news = subscriber.knows.as_ref().is_some_and(|it| *it != plain);
+                if configured || news {
+                    subscriber.knows = Some(plain);
+                    self.tell(pb::Event {
+                        whole: true,
+                        sessions,
+                    });
                 }
             }
             Told::Changed(change, shown) => {
@@ -246,22 +264,40 @@ impl Keeper {
                     state: change.to.to_string(),
                     ..session(&shown)
                 };
-                pb::Event {
-                    whole: false,
-                    sessions: vec![changed],
-                }
-            }
-        };
-        if let Some(subscriber) = self.subscriber.take_if(|it| it.knows) {
-            match subscriber.events.try_send(Ok(event)) {
-                Ok(()) => self.subscriber = Some(subscriber),
-                Err(_) => {
-                    // Its stream ends here; it comes back and is told everything.
-                    tracing::warn!("the subscriber does not keep up");
-                    self.leave_at = Some(Instant::now() + self.grace);
+                if self
+                    .subscriber
+                    .as_ref()
+                    .is_some_and(|it| it.knows.is_some())
+                {
+                    self.tell(pb::Event {
+                        whole: false,
+                        sessions: vec![changed],
+                    });
                 }
             }
         }
+    }
+
+    fn tell(&mut self, event: pb::Event) {
+        let Some(subscriber) = &self.subscriber else {
+            return;
+        };
+        if subscriber.events.try_send(Ok(event)).is_err() {
+            // Its stream ends here; it comes back and is told everything.
+            tracing::warn!("the subscriber does not keep up");
+            self.subscriber = None;
+            self.leave_at = Some(Instant::now() + self.grace);
+        }
+    }
+}
+
+fn without_counters(it: &pb::Session) -> pb::Session {
+    pb::Session {
+        sent: 0,
+        received: 0,
+        discarded: 0,
+        since_ms: 0, // made of two clocks, so it may differ by one
+        ..it.clone()
     }
 }
 

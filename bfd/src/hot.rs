@@ -30,6 +30,8 @@ const AT_ONCE: usize = 1024;
 pub(crate) enum Order {
     /// The sessions wanted, all of them. Answered by [`Told::Sessions`].
     Configure(Vec<SessionConfig>),
+    /// All sessions as they are. Answered by [`Told::Sessions`].
+    Tell,
     /// How things are.
     List(oneshot::Sender<Vec<Shown>>),
     /// Tell every other side AdminDown, and end.
@@ -39,8 +41,11 @@ pub(crate) enum Order {
 /// What the thread tells, in the order in which it happened.
 #[derive(Debug)]
 pub(crate) enum Told {
-    /// All sessions, after they were configured.
-    Sessions(Vec<Shown>),
+    /// All sessions; `configured`: because they were configured in this moment.
+    Sessions {
+        sessions: Vec<Shown>,
+        configured: bool,
+    },
     /// A session's state is another; it as it is now.
     Changed(Change, Box<Shown>),
 }
@@ -191,9 +196,9 @@ impl Hot {
                 Order::Configure(wanted) => {
                     self.engine.configure(now, wanted);
                     self.carry_out(now);
-                    // Who asked may have gone.
-                    let _ = self.tell.send(Told::Sessions(self.list()));
+                    self.tell_all(true);
                 }
+                Order::Tell => self.tell_all(false),
                 Order::List(answer) => {
                     let _ = answer.send(self.list());
                 }
@@ -234,6 +239,15 @@ impl Hot {
             let shown = Box::new(self.show(status));
             let _ = self.tell.send(Told::Changed(change, shown));
         }
+    }
+
+    fn tell_all(&self, configured: bool) {
+        let sessions = self.list();
+        // Who asked may have gone.
+        let _ = self.tell.send(Told::Sessions {
+            sessions,
+            configured,
+        });
     }
 
     fn list(&self) -> Vec<Shown> {

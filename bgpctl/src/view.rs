@@ -192,6 +192,46 @@ pub(crate) struct Peer {
     last_error: Text,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error_at: Text,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bfd: Option<Bfd>,
+}
+
+/// A BFD session. The state is left away while nothing is known of it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Bfd {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Text,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Text,
+    multihop: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diagnostic: Text,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote_state: Text,
+    tx_interval_micros: u64,
+    detection_micros: u64,
+    remote_control_plane_independent: bool,
+    ups: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Text,
+}
+
+impl From<&proto::bfd::v1::Session> for Bfd {
+    fn from(it: &proto::bfd::v1::Session) -> Bfd {
+        Bfd {
+            state: some(&it.state),
+            since: rfc3339(it.since_ms),
+            multihop: it.multihop,
+            diagnostic: some(&it.diagnostic),
+            remote_state: some(&it.remote_state),
+            tx_interval_micros: it.tx_interval_micros,
+            detection_micros: it.detection_micros,
+            remote_control_plane_independent: it.remote_control_plane_independent,
+            ups: it.ups,
+            problem: some(&it.problem),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -280,6 +320,7 @@ impl From<&speaker::Peer> for Peer {
             last_fault: some(&peer.last_fault),
             last_error: some(&peer.last_error),
             last_error_at: rfc3339(peer.last_error_ms),
+            bfd: peer.bfd.as_ref().map(Bfd::from),
         }
     }
 }

@@ -116,11 +116,11 @@ impl SpeakerService for Service {
         request: Request<pb::ListPeersRequest>,
     ) -> Result<Response<pb::ListPeersResponse>, Status> {
         let wanted = request.into_inner().peer;
-        let mut peers = self.asker.ask(|daemon| daemon.engine.peers(now())).await?;
+        let mut peers = self.asker.ask(|daemon| daemon.peers()).await?;
         if !wanted.is_empty() {
             let address: Option<IpAddr> = wanted.parse().ok();
-            let known: Vec<String> = peers.iter().map(|peer| peer.name.clone()).collect();
-            peers.retain(|peer| peer.name == wanted || Some(peer.address) == address);
+            let known: Vec<String> = peers.iter().map(|(peer, _)| peer.name.clone()).collect();
+            peers.retain(|(peer, _)| peer.name == wanted || Some(peer.address) == address);
             if peers.is_empty() {
                 let error = QueryError::NoPeer {
                     peer: wanted,
@@ -140,7 +140,7 @@ impl SpeakerService for Service {
         _: Request<pb::WatchPeersRequest>,
     ) -> Result<Response<Self::WatchPeersStream>, Status> {
         let asker = self.asker.clone();
-        let ask = asker.ask(|daemon| (daemon.engine.peers(now()), daemon.peer_changes.subscribe()));
+        let ask = asker.ask(|daemon| (daemon.peers(), daemon.peer_changes.subscribe()));
         let (mut peers, mut changes) = ask.await?;
         Ok(stream(|sender| async move {
             loop {
@@ -155,14 +155,12 @@ impl SpeakerService for Service {
                 };
                 peers = match change {
                     Ok(id) => {
-                        let peer = asker
-                            .ask(move |daemon| daemon.engine.peer(now(), id))
-                            .await?;
+                        let peer = asker.ask(move |daemon| daemon.peer(id)).await?;
                         peer.into_iter().collect()
                     }
                     // Too many to tell one by one: everybody's present state says it all.
                     Err(broadcast::error::RecvError::Lagged(_)) => {
-                        asker.ask(|daemon| daemon.engine.peers(now())).await?
+                        asker.ask(|daemon| daemon.peers()).await?
                     }
                     Err(broadcast::error::RecvError::Closed) => return Ok(()),
                 };

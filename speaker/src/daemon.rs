@@ -10,6 +10,7 @@
 //!                             │        └───────────┘       ├──► fib.rs, a thread: batches of routes
 //!   fib.rs ─────────FibEvent─►│         one task, one      │      and next hops to watch
 //!     next hops, room         │         turn per event     │
+//!   bfd.rs ─────────BfdEvent─►│                            ├──► bfd.rs: sessions wanted (watch)
 //!   admin.rs ───────Question─►│                            ├──► watchers (broadcast, may lag)
 //!   metrics.rs ─────Question─►│                            └──► NodeReport (watch) ──► desired.rs
 //! ```
@@ -34,12 +35,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bgp::engine::{Command, Engine, Input, Output, RouteChange};
+use bgp::query::PeerStatus;
 use bgp::types::{PeerId, Prefix};
 use bytes::BytesMut;
 use plan::NodeConfig;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, sleep_until};
 
+use crate::bfd::{Bfd, BfdEvent};
 use crate::desired::{self, Desired, Offer, Source};
 use crate::fib::{FibEvent, FibProblem};
 use crate::report::Reporter;
@@ -76,6 +79,9 @@ pub(crate) struct InForce {
     pub(crate) source: Source,
 }
 
+/// A peer, and the BFD session beside it where one is wanted.
+pub(crate) type WatchedPeer = (PeerStatus, Option<proto::bfd::v1::Session>);
+
 /// The loop's state. Questions read it and give commands; only the loop changes it otherwise.
 pub(crate) struct Daemon {
     pub(crate) engine: Engine,
@@ -88,6 +94,8 @@ pub(crate) struct Daemon {
     pub(crate) kernel_problems: Vec<FibProblem>,
     /// Addresses in use of each of our subnets, as the kernel's side told last.
     pub(crate) subnets_used: HashMap<Prefix, u64>,
+    /// BFD sessions wanted, and how they are.
+    pub(crate) bfd: Bfd,
     /// Session changes, for watchers.
     pub(crate) peer_changes: broadcast::Sender<PeerId>,
     listen: Vec<IpAddr>,
@@ -105,6 +113,7 @@ impl Daemon {
     /// its kernel's side will tell.
     pub(crate) fn new(
         listen: Vec<IpAddr>,
+        bfd: Bfd,
         reporter: Reporter,
     ) -> (Daemon, mpsc::UnboundedReceiver<FibEvent>) {
         let (kernel, kernel_events) = KernelSide::new();
@@ -117,6 +126,7 @@ impl Daemon {
             desired: desired::Status::default(),
             kernel_problems: Vec::new(),
             subnets_used: HashMap::new(),
+            bfd,
             peer_changes: broadcast::Sender::new(256),
             listen: if listen.is_empty() {
                 everywhere()
@@ -137,7 +147,10 @@ impl Daemon {
         mut self,
         mut desired: Desired,
         mut questions: Questions,
-        mut kernel_events: mpsc::UnboundedReceiver<FibEvent>,
+        (mut kernel_events, mut bfd_events): (
+            mpsc::UnboundedReceiver<FibEvent>,
+            mpsc::Receiver<BfdEvent>,
+        ),
         stop: impl Future<Output = Departure>,
     ) {
         let mut stop = std::pin::pin!(stop);
@@ -147,6 +160,7 @@ impl Daemon {
             tokio::select! {
                 event = self.transport.next() => self.on_transport(event),
                 Some(event) = kernel_events.recv() => self.on_kernel(event),
+                Some(event) = bfd_events.recv() => self.on_bfd(event),
                 Some(offer) = desired.offers.recv() => self.on_offer(offer),
                 Ok(()) = desired.status.changed() => {
                     self.desired = desired.status.borrow_and_update().clone();
@@ -307,6 +321,15 @@ impl Daemon {
         }
     }
 
+    /// A path that is down takes its session down at once. RFC 5882.
+    fn on_bfd(&mut self, event: BfdEvent) {
+        for (peer, reason) in self.bfd.on_event(event) {
+            tracing::warn!(%peer, reason, "the path is down");
+            self.engine.path_down(now(), peer, &reason);
+        }
+        self.reporter.changed();
+    }
+
     fn on_offer(&mut self, offer: Offer) {
         let Offer {
             config,
@@ -343,6 +366,7 @@ impl Daemon {
             .map(|peer| (peer.address, peer.ttl))
             .collect();
         self.transport.listen(&addresses, known);
+        self.bfd.configure(&config.bfd);
         if self.in_force.is_none() {
             self.sweep_by = Some(Instant::now() + CONVERGENCE);
         }
@@ -392,6 +416,22 @@ impl Daemon {
         if self.route_changes.send(change).is_err() {
             self.engine.watch_routes(false); // the last watcher has gone
         }
+    }
+
+    /// Every peer, and the BFD session beside it.
+    pub(crate) fn peers(&self) -> Vec<WatchedPeer> {
+        let peers = self.engine.peers(now()).into_iter();
+        peers.map(|peer| self.with_bfd(peer)).collect()
+    }
+
+    /// One peer, and the BFD session beside it.
+    pub(crate) fn peer(&self, id: PeerId) -> Option<WatchedPeer> {
+        self.engine.peer(now(), id).map(|peer| self.with_bfd(peer))
+    }
+
+    fn with_bfd(&self, peer: PeerStatus) -> WatchedPeer {
+        let bfd = self.bfd.session(peer.address);
+        (peer, bfd)
     }
 
     /// The node's name.

@@ -1,6 +1,7 @@
 //! `routeshare-speaker`: makes one node's configuration true. Arguments, logging, signals.
 
 mod admin;
+mod bfd;
 mod clock;
 mod daemon;
 mod desired;
@@ -70,6 +71,9 @@ struct Args {
         default_value = "/run/routeshare/speaker.sock"
     )]
     socket: PathBuf,
+    /// Where routeshare-bfd keeps the BFD sessions of peers that ask for them.
+    #[arg(long, value_name = "PATH", default_value = "/run/routeshare/bfd.sock")]
+    bfd_socket: PathBuf,
     /// Serve Prometheus metrics here, at /metrics.
     #[arg(long, value_name = "ADDR:PORT")]
     metrics: Option<SocketAddr>,
@@ -107,6 +111,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         origin,
         state_dir: args.state_dir,
         socket: args.socket,
+        bfd_socket: args.bfd_socket,
         metrics: args.metrics,
         listen: args.listen,
     };

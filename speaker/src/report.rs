@@ -161,12 +161,15 @@ pub(crate) fn problems(daemon: &Daemon) -> Vec<pb::Problem> {
         .incomplete
         .iter()
         .map(|text| problem("ConfigurationIncomplete", text));
+    let bfd = daemon.bfd.problems();
+    let bfd = bfd.iter().map(|(reason, text)| problem(reason, text));
     refused
         .chain(incomplete)
         .chain(listen)
         .chain(kernel)
         .chain(copy)
         .chain(source)
+        .chain(bfd)
         .collect()
 }
 

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::admin::{self, socket::Socket};
+use crate::bfd::{Bfd, BfdEvent};
 use crate::daemon::{Daemon, Departure, Questions, questions};
 use crate::desired::{self, Desired, Origin};
 use crate::fib::FibEvent;
@@ -24,6 +25,8 @@ pub(crate) struct Settings {
     pub(crate) state_dir: PathBuf,
     /// Where `bgpctl` asks.
     pub(crate) socket: PathBuf,
+    /// Where `routeshare-bfd` answers.
+    pub(crate) bfd_socket: PathBuf,
     /// Where Prometheus asks.
     pub(crate) metrics: Option<SocketAddr>,
     /// Addresses to listen on for BGP; all when empty.
@@ -36,6 +39,7 @@ pub(crate) struct Speaker {
     desired: Desired,
     questions: Questions,
     kernel_events: mpsc::UnboundedReceiver<FibEvent>,
+    bfd_events: mpsc::Receiver<BfdEvent>,
     services: Vec<JoinHandle<()>>,
 }
 
@@ -54,8 +58,9 @@ impl Speaker {
         };
         let (asker, questions) = questions();
         let admin = admin::routes(asker.clone()).await?;
+        let (bfd, bfd_events) = Bfd::start(settings.bfd_socket);
         let (reporter, reports) = Reporter::new(&settings.node);
-        let (daemon, kernel_events) = Daemon::new(settings.listen, reporter);
+        let (daemon, kernel_events) = Daemon::new(settings.listen, bfd, reporter);
         let source = desired::Settings {
             node: settings.node,
             origin: settings.origin,
@@ -79,6 +84,7 @@ impl Speaker {
             desired,
             questions,
             kernel_events,
+            bfd_events,
             services,
         })
     }
@@ -90,9 +96,11 @@ impl Speaker {
             desired,
             questions,
             kernel_events,
+            bfd_events,
             services,
         } = self;
-        daemon.run(desired, questions, kernel_events, stop).await;
+        let events = (kernel_events, bfd_events);
+        daemon.run(desired, questions, events, stop).await;
         for service in services {
             service.abort();
             // Its socket file goes with it; only a panic would be an error, and it was printed.

@@ -1,6 +1,7 @@
 //! `routeshare-bfd` against itself, FRR's bfdd and BIRD, over real sockets.
 
 mod client;
+mod with_bgp;
 
 use std::time::{Duration, Instant};
 

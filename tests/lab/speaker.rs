@@ -221,6 +221,8 @@ fn launch(machine: &Namespace, node: &str, directory: &Path) -> anyhow::Result<D
         .arg(directory.join("state"))
         .arg("--socket")
         .arg(directory.join("speaker.sock"))
+        .arg("--bfd-socket")
+        .arg(directory.join("bfd.sock"))
         .env("NO_COLOR", "1")
         .env("RUST_LOG", "info,routeshare_speaker=debug");
     machine.start(

@@ -201,6 +201,9 @@ fn detail(
         (hold, keepalive) => format!("hold {hold} s, keepalive {keepalive} s"),
     };
     line("timers", timers)?;
+    if let Some(session) = &peer.bfd {
+        line("bfd", bfd(output, session, now))?;
+    }
     line("policies", policies(peer))?;
     let error = match peer.last_error.as_str() {
         "" => "none".to_owned(),
@@ -235,6 +238,37 @@ fn detail(
     families(writer, output, peer)?;
     messages(writer, output, peer)?;
     faults(writer, output, peer)
+}
+
+fn bfd(output: Output, session: &proto::bfd::v1::Session, now: i64) -> String {
+    let hops = if session.multihop {
+        "multihop"
+    } else {
+        "single hop"
+    };
+    let problem = match session.problem.as_str() {
+        "" => String::new(),
+        problem => format!("; {problem}"),
+    };
+    if session.state.is_empty() {
+        return format!("{}, {hops}{problem}", output.paint(BAD, "not known"));
+    }
+    let since = age(session.since_ms, now);
+    if session.state == "Up" {
+        let times = format!(
+            "a packet every {} ms, down after {} ms of silence",
+            session.tx_interval_micros as f64 / 1000.0,
+            session.detection_micros as f64 / 1000.0
+        );
+        return format!("{} for {since}, {hops}, {times}", output.paint(GOOD, "Up"));
+    }
+    let reason = match (session.remote_state.as_str(), session.ups) {
+        ("AdminDown", _) => ", the other side is administratively down".to_owned(),
+        (_, 0) => ", never up".to_owned(),
+        _ => format!(", {}", session.diagnostic),
+    };
+    let state = output.paint(BAD, &session.state);
+    format!("{state} for {since}, {hops}{reason}{problem}")
 }
 
 fn state_in_words(output: Output, peer: &Peer, now: i64) -> String {

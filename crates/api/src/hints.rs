@@ -12,7 +12,7 @@ const LATER: &[(&str, &str, &str)] = &[
     (
         "FabricSpec",
         "bfd",
-        "BFD is not available yet; a dead peer is found by the hold timer (timers.holdSeconds)",
+        "BFD for the whole Fabric is not available yet; write it into each Peer that is to have it (spec.bfd)",
     ),
     (
         "FabricSpec",
@@ -54,11 +54,7 @@ const LATER: &[(&str, &str, &str)] = &[
         "discover",
         "finding peers is not available yet; use address or addressFrom",
     ),
-    (
-        "PeerSpec",
-        "bfd",
-        "BFD is not available yet; a dead peer is found by the hold timer (timers.holdSeconds)",
-    ),
+    ("BfdSpec", "echo", "the echo function is not available yet"),
     (
         "PeerSpec",
         "password",

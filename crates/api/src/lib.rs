@@ -34,7 +34,9 @@ pub use fabric::{
 pub use mistake::Mistake;
 pub use node::NodeSpec;
 pub use parse::{Parsed, SourceFile, parse};
-pub use peer::{LocalAddress, NextHopSpec, PeerSpec, Shutdown};
+pub use peer::{
+    BfdAuthKind, BfdAuthentication, BfdSpec, LocalAddress, NextHopSpec, PeerSpec, Shutdown,
+};
 pub use policy::{
     ActionSpec, LengthSpec, MatchSpec, OriginSpec, PrefixSpec, PrependSpec, RoutePolicySpec,
     RuleSpec, SetNextHop, SetSpec, SourceSpec,

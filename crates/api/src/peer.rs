@@ -65,6 +65,9 @@ pub struct PeerSpec {
     /// How often our own AS may stand in a received AS_PATH.
     #[serde(default = "never")]
     pub allow_own_as: Number<u8, 0, 10>,
+    /// Watch the path to the other side with BFD; off when not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<BfdSpec>,
     /// Administratively down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shutdown: Option<Shutdown>,
@@ -92,6 +95,61 @@ pub enum NextHopSpec {
     Unchanged,
 }
 
+/// A BFD session beside the BGP session: when it fails, the BGP session goes down at once. RFC 5880,
+/// RFC 5882.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct BfdSpec {
+    /// We send a packet this often while the session is up, or more slowly where the other side
+    /// asks for that.
+    pub min_tx_millis: Number<u16, 10, 60_000>,
+    /// The other side may send a packet this often.
+    pub min_rx_millis: Number<u16, 10, 60_000>,
+    /// How many packets in a row may be missed before the session is down.
+    pub multiplier: Number<u8, 1, 255>,
+    /// Over several hops (RFC 5883) or on one link (RFC 5881); as `ttl` says when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multihop: Option<bool>,
+    /// Packets are authenticated; they are not when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authentication: Option<BfdAuthentication>,
+}
+
+impl Default for BfdSpec {
+    fn default() -> BfdSpec {
+        let interval = || Number::new(300).expect("300 is between 10 and 60000");
+        BfdSpec {
+            min_tx_millis: interval(),
+            min_rx_millis: interval(),
+            multiplier: Number::new(3).expect("3 is between 1 and 255"),
+            multihop: None,
+            authentication: None,
+        }
+    }
+}
+
+/// How BFD packets are authenticated. RFC 5880 §6.7.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BfdAuthentication {
+    /// Which kind.
+    pub kind: BfdAuthKind,
+    /// The key's number, as both sides call it.
+    #[serde(default = "first_key")]
+    pub key_id: Number<u8, 0, 255>,
+    /// A file on the node that holds the key, 1 to 20 octets; an absolute path.
+    pub key_file: String,
+}
+
+/// Kinds of BFD authentication. RFC 5880 §6.7.4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BfdAuthKind {
+    /// A packet may be repeated by somebody for a while.
+    KeyedSha1,
+    /// Every packet has a number of its own.
+    MeticulousKeyedSha1,
+}
+
 /// Why a session is administratively down. RFC 9003.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -107,6 +165,10 @@ fn bgp_port() -> Port {
 
 fn all_families() -> Vec<Family> {
     Family::ALL.to_vec()
+}
+
+fn first_key() -> Number<u8, 0, 255> {
+    Number::new(1).expect("1 is between 0 and 255")
 }
 
 fn never() -> Number<u8, 0, 10> {

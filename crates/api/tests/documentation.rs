@@ -39,6 +39,8 @@ fn every_field_is_documented() {
         ("Peer", "{zzzzzz: 0}"),
         ("Peer", "{addressFrom: {zzzzzz: 0}}"),
         ("Peer", "{shutdown: {zzzzzz: 0}}"),
+        ("Peer", "{bfd: {zzzzzz: 0}}"),
+        ("Peer", "{bfd: {authentication: {zzzzzz: 0}}}"),
         ("RoutePolicy", "{zzzzzz: 0}"),
         ("RoutePolicy", "{rules: [{zzzzzz: 0}]}"),
         ("RoutePolicy", "{rules: [{match: {zzzzzz: 0}}]}"),

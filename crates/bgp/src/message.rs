@@ -191,7 +191,7 @@ pub enum FsmError {
     Established = 3,
 }
 
-/// Subcodes of [`code::CEASE`]. RFC 4486, RFC 9003.
+/// Subcodes of [`code::CEASE`]. RFC 4486, RFC 9003, RFC 9384.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cease {
     /// Too many prefixes.
@@ -210,6 +210,8 @@ pub enum Cease {
     ConnectionCollisionResolution = 7,
     /// Out of memory or of something else.
     OutOfResources = 8,
+    /// BFD says that the path between the two is down. RFC 9384.
+    BfdDown = 10,
 }
 
 impl Notification {

@@ -1,5 +1,7 @@
 //! What one node's speaker is told: the whole of it, every time.
 
+use std::net::IpAddr;
+
 use bgp::types::Prefix;
 use serde::Serialize;
 
@@ -18,6 +20,42 @@ pub struct NodeConfig {
     pub subnets: Vec<Subnet>,
     /// Where learned routes go.
     pub kernel: KernelConfig,
+    /// BFD sessions, in the order of the peers they watch over.
+    pub bfd: Vec<BfdSession>,
+}
+
+/// A BFD session beside a peer's BGP session. RFC 5880.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BfdSession {
+    /// The peer's name.
+    pub peer: String,
+    /// The other side.
+    pub remote: IpAddr,
+    /// Our side; the kernel chooses when absent.
+    pub local: Option<IpAddr>,
+    /// Several hops away (RFC 5883), else on the same link (RFC 5881).
+    pub multihop: bool,
+    /// Desired Min TX Interval, 10 to 60000.
+    pub min_tx_millis: u16,
+    /// Required Min RX Interval, 10 to 60000.
+    pub min_rx_millis: u16,
+    /// Detect Mult, at least 1.
+    pub multiplier: u8,
+    /// Held in AdminDown, because the BGP session is shut down.
+    pub admin_down: bool,
+    /// Absent: packets are not authenticated.
+    pub authentication: Option<BfdAuthentication>,
+}
+
+/// With what BFD packets are authenticated. RFC 5880 §6.7.4.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BfdAuthentication {
+    /// Meticulous Keyed SHA1 rather than Keyed SHA1.
+    pub meticulous: bool,
+    /// The key's number.
+    pub key_id: u8,
+    /// Where the key is, on the node. The key itself is in no configuration.
+    pub key_file: String,
 }
 
 /// A subnet of a node.

@@ -11,6 +11,7 @@
 pub mod config;
 pub mod wire;
 
+mod bfd;
 mod mesh;
 mod node;
 mod policy;
@@ -21,7 +22,7 @@ use std::collections::BTreeMap;
 use api::Resources;
 use bgp::types::{Asn, RouterId};
 
-pub use config::{KernelConfig, NodeConfig, Purpose, Subnet};
+pub use config::{BfdAuthentication, BfdSession, KernelConfig, NodeConfig, Purpose, Subnet};
 pub use wanted::{WantedNumber, WantedSubnet, fixed_numbers, wanted_numbers, wanted_subnets};
 
 /// What a plan is made of.

@@ -53,6 +53,7 @@ pub(crate) fn peers(
                 labels: BTreeMap::from([("topology".to_owned(), "mesh".to_owned())]),
                 ..Metadata::default()
             },
+            bfd: None,
             config: PeerConfig {
                 name: format!("mesh-{name}"),
                 description: format!("node {name}"),

@@ -10,12 +10,13 @@ use bgp::config::{
 use bgp::types::{Asn, Prefix, RouterId};
 
 use crate::wanted::{node_key, rack_key};
-use crate::{KernelConfig, NodeConfig, Purpose, Snapshot, Subnet, mesh, policy};
+use crate::{BfdSession, KernelConfig, NodeConfig, Purpose, Snapshot, Subnet, bfd, mesh, policy};
 
 /// A session, and what selectors look at.
 pub(crate) struct Planned {
     pub(crate) metadata: api::Metadata,
     pub(crate) config: PeerConfig,
+    pub(crate) bfd: Option<BfdSession>,
 }
 
 /// The configuration of `node`; `None` when it cannot have one. What is wrong goes to `problems`.
@@ -40,6 +41,7 @@ pub(crate) fn config(
         match session(snapshot, node, peer, asn) {
             Ok(config) => peers.push(Planned {
                 metadata: peer.metadata.clone(),
+                bfd: (peer.spec.bfd.as_ref()).map(|spec| bfd::session(spec, &config)),
                 config,
             }),
             Err(reason) => problems.push(format!(
@@ -55,6 +57,7 @@ pub(crate) fn config(
 
     let (advertisements, originate) = advertised(snapshot, node, &subnets, &peers, asn);
     let policies = policies(snapshot, &peers, asn);
+    let bfd = peers.iter().filter_map(|peer| peer.bfd.clone()).collect();
     let bgp = Config {
         asn,
         router_id,
@@ -87,6 +90,7 @@ pub(crate) fn config(
             metric: fabric.kernel.metric.get(),
             install: fabric.kernel.install,
         },
+        bfd,
     })
 }
 

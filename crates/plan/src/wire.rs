@@ -15,6 +15,10 @@ use bgp::config::{
 use bgp::types::{Asn, Family, Prefix, RouterId};
 use proto::controller::v1 as pb;
 
+mod bfd;
+
+pub use bfd::session as bfd_session;
+
 use crate::{KernelConfig, NodeConfig, Purpose, Subnet};
 
 /// Why a message is no [`NodeConfig`].
@@ -77,6 +81,7 @@ pub fn to_proto(config: &NodeConfig) -> pb::NodeConfig {
             metric: config.kernel.metric,
             install: config.kernel.install,
         }),
+        bfd: config.bfd.iter().map(bfd::to_proto).collect(),
     }
 }
 
@@ -264,6 +269,7 @@ pub fn from_proto(config: pb::NodeConfig) -> Result<NodeConfig, WireError> {
             metric: kernel.metric,
             install: kernel.install,
         },
+        bfd: each("bfd", config.bfd, bfd::from_proto)?,
     })
 }
 

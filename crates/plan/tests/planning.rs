@@ -95,6 +95,60 @@ fn numbers_given_out_are_used_and_those_not_given_out_are_told() {
 }
 
 #[test]
+fn bfd_is_off_unless_asked_for_and_follows_its_peer() {
+    let peer = |name: &str, more: &str| {
+        let spec = format!("{{remoteAsn: 65101, import: [p], export: [p], {more}}}");
+        document("Peer", name, "", &spec)
+    };
+    let plan = planned(&[
+        fabric("{asn: {value: 64512}}"),
+        document("Node", "n1", "", "{addresses: [192.0.2.1]}"),
+        document("RoutePolicy", "p", "", "{rules: []}"),
+        peer("a-without", "address: 192.0.2.10"),
+        peer(
+            "b-plain",
+            "address: 192.0.2.11, localAddress: 192.0.2.1, bfd: {}",
+        ),
+        peer(
+            "c-far",
+            "address: 198.51.100.1, ttl: 3, bfd: {minRxMillis: 50}, shutdown: {}",
+        ),
+        peer(
+            "d-near",
+            "address: 192.0.2.13, ttl: 3, bfd: {multihop: false, multiplier: 5}",
+        ),
+    ]);
+    assert_eq!(plan.problems, []);
+    let config = &plan.configs["n1"];
+    let told: Vec<String> = config
+        .bfd
+        .iter()
+        .map(|it| {
+            format!(
+                "{} {} {:?} multihop {} {} {} {} down {}",
+                it.peer,
+                it.remote,
+                it.local.map(|local| local.to_string()),
+                it.multihop,
+                it.min_tx_millis,
+                it.min_rx_millis,
+                it.multiplier,
+                it.admin_down
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "b-plain 192.0.2.11 Some(\"192.0.2.1\") multihop false 300 300 3 down false",
+            "c-far 198.51.100.1 None multihop true 300 50 3 down true",
+            "d-near 192.0.2.13 None multihop false 300 300 5 down false",
+        ]
+    );
+    assert_eq!(&wire::from_proto(wire::to_proto(config)).unwrap(), config);
+}
+
+#[test]
 fn a_session_that_cannot_be_planned_leaves_the_others() {
     let peer = |name: &str, spec: &str| document("Peer", name, "", spec);
     let plan = planned(&[

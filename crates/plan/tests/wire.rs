@@ -8,7 +8,7 @@ use bgp::config::{
 };
 use bgp::types::{Asn, Family, RouterId};
 use plan::wire::{from_proto, to_proto};
-use plan::{KernelConfig, NodeConfig, Purpose, Subnet};
+use plan::{BfdAuthentication, BfdSession, KernelConfig, NodeConfig, Purpose, Subnet};
 use proto::controller::v1 as pb;
 
 fn config() -> NodeConfig {
@@ -78,6 +78,21 @@ fn config() -> NodeConfig {
             metric: 512,
             install: true,
         },
+        bfd: vec![BfdSession {
+            peer: "tor".into(),
+            remote: "192.0.2.1".parse().unwrap(),
+            local: None,
+            multihop: true,
+            min_tx_millis: 300,
+            min_rx_millis: 50,
+            multiplier: 3,
+            admin_down: true,
+            authentication: Some(BfdAuthentication {
+                meticulous: true,
+                key_id: 7,
+                key_file: "/etc/routeshare/bfd.key".into(),
+            }),
+        }],
     }
 }
 

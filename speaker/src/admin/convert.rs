@@ -7,16 +7,16 @@ use bgp::attributes::Attributes;
 use bgp::config::{Origin, Source};
 use bgp::engine::{NextHopState, RouteChange};
 use bgp::query::{
-    Candidate, Explanation, Export, ExportState, FamilyStatus, MessageCounts, Outcome, PeerStatus,
-    PolicyTrace, RouteRow, Withheld,
+    Candidate, Explanation, Export, ExportState, FamilyStatus, MessageCounts, Outcome, PolicyTrace,
+    RouteRow, Withheld,
 };
 use proto::speaker::v1 as pb;
 
 use crate::clock::{wall_ms, wall_ms_or_0};
-use crate::daemon::now;
+use crate::daemon::{WatchedPeer, now};
 use crate::fib::{KernelState, RouteState};
 
-pub(super) fn peer(peer: PeerStatus) -> pb::Peer {
+pub(super) fn peer((peer, bfd): WatchedPeer) -> pb::Peer {
     let seconds = |time: Option<std::time::Duration>| {
         time.map_or(0, |time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX))
     };
@@ -55,6 +55,7 @@ pub(super) fn peer(peer: PeerStatus) -> pb::Peer {
         export_policies: peer.export,
         last_fault: peer.last_fault.unwrap_or_default(),
         retry_at_ms: wall_ms_or_0(peer.retry_at),
+        bfd,
     }
 }
 

@@ -159,6 +159,7 @@ impl Node {
             origin: desired::Origin::Controller(Address::Unix(directory.path().join("controller"))),
             state_dir: directory.path().to_path_buf(),
             socket: directory.path().join("speaker.sock"),
+            bfd_socket: directory.path().join("bfd.sock"),
             metrics: Some(metrics),
             listen: vec![net.address(number)],
         };

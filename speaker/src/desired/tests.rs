@@ -49,6 +49,7 @@ pub(crate) fn config(version: u64) -> NodeConfig {
             metric: 512,
             install: false,
         },
+        bfd: Vec::new(),
     }
 }
 

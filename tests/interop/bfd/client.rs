@@ -67,11 +67,22 @@ impl Bfd {
         arguments: &[&str],
     ) -> Bfd {
         let socket = directory.join(format!("{name}.bfd.sock"));
+        let log = directory.join(format!("{name}.bfd.log"));
+        Bfd::start_at(machine, socket, &log, arguments)
+    }
+
+    /// For the speaker of a host, where that looks for it.
+    pub(crate) fn beside(machine: &Namespace, directory: &Path, host: &str) -> Bfd {
+        let directory = directory.join(host);
+        let log = directory.join("bfd.log");
+        Bfd::start_at(machine, directory.join("bfd.sock"), &log, &[])
+    }
+
+    fn start_at(machine: &Namespace, socket: PathBuf, log: &Path, arguments: &[&str]) -> Bfd {
         let mut command = machine.command(program("routeshare-bfd").unwrap());
         command.arg("--socket").arg(&socket).args(arguments);
-        let log = directory.join(format!("{name}.bfd.log"));
         let bfd = Bfd {
-            daemon: machine.start("routeshare-bfd", command, &log).unwrap(),
+            daemon: machine.start("routeshare-bfd", command, log).unwrap(),
             socket,
             runtime: Runtime::new().unwrap(),
             stream: None,
@@ -82,8 +93,11 @@ impl Bfd {
         bfd
     }
 
-    /// Subscribes if need be, says what is wanted, and waits until that is in force.
+    /// Subscribes if need be, says what is wanted, and waits until those are the sessions.
+    #[track_caller]
     pub(crate) fn want(&mut self, sessions: Vec<pb::SessionConfig>) {
+        let mut remotes: Vec<String> = sessions.iter().map(|it| it.remote.clone()).collect();
+        remotes.sort();
         let desired = pb::DesiredSessions { sessions };
         let stream = &mut self.stream;
         let socket = &self.socket;
@@ -91,15 +105,16 @@ impl Bfd {
             if stream.is_none() {
                 let (sender, outgoing) = mpsc::channel(4);
                 let mut client = connect(socket).await.unwrap();
-                let events = client
-                    .subscribe(ReceiverStream::new(outgoing))
-                    .await
-                    .unwrap();
-                *stream = Some((sender, events.into_inner()));
+                let events = client.subscribe(ReceiverStream::new(outgoing)).await;
+                *stream = Some((sender, events.unwrap().into_inner()));
             }
-            let (sender, events) = stream.as_mut().unwrap();
+            let (sender, _) = stream.as_mut().unwrap();
             sender.send(desired).await.unwrap();
-            while !events.message().await.unwrap().unwrap().whole {}
+        });
+        wait_for("the sessions to be those wanted", SOON, || {
+            let there: Vec<String> = self.list().into_iter().map(|it| it.remote).collect();
+            anyhow::ensure!(there == remotes, "{there:?}");
+            Ok(())
         });
     }
 

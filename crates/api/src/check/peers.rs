@@ -32,6 +32,19 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
                 ),
             );
         }
+        if let Some(bfd) = &peer.spec().bfd
+            && let Some(authentication) = &bfd.authentication
+            && !authentication.key_file.starts_with('/')
+        {
+            findings.mistake(
+                &peer.document,
+                "spec.bfd.authentication.keyFile",
+                format!(
+                    "found `{}`; allowed: an absolute path, such as `/etc/routeshare/bfd.key`",
+                    authentication.key_file
+                ),
+            );
+        }
         selects_nodes(
             &peer.document,
             &peer.spec().node_selector,

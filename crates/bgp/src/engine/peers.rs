@@ -368,6 +368,24 @@ impl Engine {
         }
     }
 
+    /// The path to a peer carries packets no longer, says somebody who watches it (`why`, in words):
+    /// an Established session ends at once instead of when the hold time does. RFC 5882 §3.2,
+    /// RFC 9384. An address that is no peer's changes nothing.
+    pub fn path_down(&mut self, now: Instant, address: IpAddr, why: &str) {
+        self.tick(now);
+        let Some(id) = self.by_address.get(&address).copied() else {
+            return;
+        };
+        if let Some(peer) = self.peers.get_mut(&id)
+            && let Some(up) = &peer.up
+        {
+            let notification = Notification::cease(Cease::BfdDown, "");
+            peer.session.fail(now, up.conn, notification, why);
+        }
+        self.carry_out(now, id);
+        self.settle();
+    }
+
     /// Carries out a command; the answer is a sentence for the person who gave it.
     ///
     /// # Errors

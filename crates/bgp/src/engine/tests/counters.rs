@@ -31,6 +31,28 @@ fn prefixes(rig: &Rig, query: &RouteQuery, limit: usize) -> Vec<Prefix> {
 }
 
 #[test]
+fn a_path_that_is_down_ends_the_session_at_once_and_says_why_to_both_sides() {
+    let mut rig = Rig::with_peers(2);
+    let attributes = rig.own("p2");
+    rig.announce("p2", &[nth(1)], &attributes);
+    let address = rig.script("p2").address;
+    rig.engine.path_down(rig.now, address, "BFD: silence");
+    rig.run();
+    assert_eq!(rig.best(nth(1)), None);
+    let heard = rig.script("p2").notification.clone().unwrap();
+    assert_eq!((heard.code, heard.subcode), (6, 10), "RFC 9384");
+    let (_, error) = rig.status("p2").last_error.unwrap();
+    assert!(error.contains("BFD: silence"), "{error}");
+    assert_eq!(rig.status("p3").state, "Established");
+    // Neither a session that is down nor a stranger has anything to lose.
+    rig.engine.path_down(rig.now, address, "again");
+    let stranger = [198, 51, 100, 1].into();
+    rig.engine.path_down(rig.now, stranger, "BFD: silence");
+    rig.run();
+    assert_eq!(rig.status("p3").state, "Established");
+}
+
+#[test]
 fn counts_follow_what_is_received_accepted_best_and_advertised() {
     let mut rig = Rig::with_peers(2);
     let two = rig.own("p2");
