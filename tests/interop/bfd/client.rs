@@ -134,7 +134,7 @@ impl Bfd {
 
     pub(crate) fn list(&self) -> Vec<pb::Session> {
         let mut sessions = self.answer().sessions;
-        sessions.sort_by(|a, b| a.remote.cmp(&b.remote));
+        sessions.sort_by(|a, b| (&a.remote, &a.local).cmp(&(&b.remote, &b.local)));
         sessions
     }
 
