@@ -177,6 +177,9 @@ pub(crate) struct Peer {
     retry_at: Text,
     hold_seconds: u32,
     keepalive_seconds: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_prefixes: Option<MaxPrefixes>,
+    over_limit: bool,
     families: Vec<FamilyState>,
     capabilities_sent: Vec<String>,
     capabilities_received: Vec<String>,
@@ -232,6 +235,20 @@ impl From<&proto::bfd::v1::Session> for Bfd {
             problem: some(&it.problem),
         }
     }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MaxPrefixes {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ipv4: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ipv6: Option<u32>,
+    warn_at_percent: u32,
+    action: String,
+    /// None: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restart_seconds: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -293,6 +310,14 @@ impl From<&speaker::Peer> for Peer {
             retry_at: rfc3339(peer.retry_at_ms),
             hold_seconds: peer.hold_seconds,
             keepalive_seconds: peer.keepalive_seconds,
+            max_prefixes: peer.max_prefixes.as_ref().map(|limits| MaxPrefixes {
+                ipv4: limits.ipv4,
+                ipv6: limits.ipv6,
+                warn_at_percent: limits.warn_at_percent,
+                action: limits.action.clone(),
+                restart_seconds: limits.restart_seconds,
+            }),
+            over_limit: peer.over_limit,
             families: peer
                 .families
                 .iter()

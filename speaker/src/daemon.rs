@@ -101,6 +101,8 @@ pub(crate) struct Daemon {
     listen: Vec<IpAddr>,
     route_changes: broadcast::Sender<RouteChange>,
     states: HashMap<PeerId, &'static str>,
+    /// What was logged of peers near or above their prefix limits.
+    limits: crate::limits::Logged,
     reporter: Reporter,
     look_at: Instant,
     /// Until when adopted routes are kept; `None` before the first configuration and after the
@@ -135,6 +137,7 @@ impl Daemon {
             },
             route_changes: broadcast::Sender::new(BEHIND),
             states: HashMap::new(),
+            limits: crate::limits::Logged::default(),
             reporter,
             look_at: Instant::now(),
             sweep_by: None,
@@ -392,8 +395,10 @@ impl Daemon {
         let _ = self.peer_changes.send(id);
         let Some(peer) = self.engine.peer(now(), id) else {
             self.states.remove(&id);
+            self.limits.forget(id);
             return;
         };
+        self.limits.look(&peer);
         let was = self.states.insert(id, peer.state).unwrap_or("Idle");
         if was == peer.state {
             return;

@@ -105,6 +105,7 @@ fn render(reading: &Reading) -> String {
     kernel(&mut registry, reading);
     sessions(&mut registry, &reading.peers);
     prefixes(&mut registry, &reading.peers);
+    limits(&mut registry, &reading.peers);
     let mut text = String::new();
     if encode(&mut text, &registry).is_err() {
         // Writing to a String does not fail; half an answer would be worse than none.
@@ -302,6 +303,23 @@ fn prefixes(registry: &mut Registry, peers: &[PeerStatus]) {
     );
 }
 
+/// How many prefixes peers may send, where that is limited.
+fn limits(registry: &mut Registry, peers: &[PeerStatus]) {
+    let limit = |peer: &PeerStatus, family: Family| {
+        let limit = peer.max_prefixes?.of(family)?;
+        let more = [("family", family.to_string())];
+        Some((of(peer).into_iter().chain(more).collect(), u64::from(limit)))
+    };
+    gauge(
+        registry,
+        "prefix_limit",
+        "How many prefixes a peer may send",
+        (peers.iter())
+            .flat_map(|peer| Family::ALL.map(|family| limit(peer, family)))
+            .flatten(),
+    );
+}
+
 /// Names and values; the library escapes them.
 type Labels = Vec<(&'static str, String)>;
 
@@ -339,6 +357,7 @@ fn counter(
 
 #[cfg(test)]
 mod tests {
+    use bgp::config::{LimitAction, PrefixLimits};
     use std::net::{IpAddr, Ipv4Addr};
 
     use bgp::query::{FamilyStatus, Fault, MessageCounts};
@@ -390,6 +409,14 @@ mod tests {
             import: Vec::new(),
             export: Vec::new(),
             retry_at: None,
+            max_prefixes: Some(PrefixLimits {
+                ipv4: Some(10),
+                ipv6: None,
+                warn_at_percent: 75,
+                action: LimitAction::Drop,
+                restart_seconds: None,
+            }),
+            over_limit: false,
         };
         let mut reading = Reading {
             peers: vec![peer],
@@ -408,6 +435,7 @@ mod tests {
         for line in [
             "prefixes{peer=\"tor\",family=\"IPv4\",state=\"received\"} 7",
             "messages_total{peer=\"tor\",direction=\"received\",type=\"update\"} 3",
+            "prefix_limit{peer=\"tor\",family=\"IPv4\"} 10",
             "faults_total{peer=\"tor\",fault=\"martian\"} 2",
             "session_established{peer=\"tor\"} 1",
             "kernel_routes{state=\"installed\"} 3",

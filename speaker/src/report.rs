@@ -166,6 +166,7 @@ pub(crate) fn problems(daemon: &Daemon) -> Vec<pb::Problem> {
     refused
         .chain(incomplete)
         .chain(listen)
+        .chain(crate::limits::problems(&daemon.engine.peers(now())))
         .chain(kernel)
         .chain(copy)
         .chain(source)

@@ -13,5 +13,6 @@ mod further_subnets;
 mod host;
 mod kernel;
 mod kills;
+mod limits;
 mod the_lab_itself;
 mod tor;

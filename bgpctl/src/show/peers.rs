@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use proto::controller::v1::PrefixLimits;
 use proto::speaker::v1::{FamilyState, ListPeersRequest, MessageCounts, Peer, WatchPeersRequest};
 use tokio_stream::{StreamExt as _, StreamMap};
 
@@ -127,6 +128,9 @@ fn state(peer: &Peer) -> Cell {
     if peer.shutdown.is_some() {
         return Cell::styled(SOON, format!("{} (shut down)", peer.state));
     }
+    if peer.over_limit {
+        return Cell::styled(BAD, format!("{} (too many prefixes)", peer.state));
+    }
     let style = match peer.state.as_str() {
         "Established" => GOOD,
         "OpenSent" | "OpenConfirm" => SOON,
@@ -203,6 +207,9 @@ fn detail(
     line("timers", timers)?;
     if let Some(session) = &peer.bfd {
         line("bfd", bfd(output, session, now))?;
+    }
+    if let Some(limits) = &peer.max_prefixes {
+        line("prefix limits", prefix_limits(limits))?;
     }
     line("policies", policies(peer))?;
     let error = match peer.last_error.as_str() {
@@ -297,6 +304,19 @@ fn policies(peer: &Peer) -> String {
         names(&peer.import_policies),
         names(&peer.export_policies)
     )
+}
+
+fn prefix_limits(limits: &PrefixLimits) -> String {
+    let limit = |limit: Option<u32>, family| Some(format!("{} of {family}", limit?));
+    let all = [limit(limits.ipv4, "IPv4"), limit(limits.ipv6, "IPv6")];
+    let all: Vec<String> = all.into_iter().flatten().collect();
+    let beyond = match (limits.action.as_str(), limits.restart_seconds) {
+        ("Warn", _) => "with more, the session goes on".to_owned(),
+        (_, Some(seconds)) => format!("with more, the session is down for {seconds} s"),
+        (_, None) => "with more, the session is down until `bgpctl enable`".to_owned(),
+    };
+    let percent = limits.warn_at_percent;
+    format!("{}; warns at {percent} %; {beyond}", all.join(", "))
 }
 
 fn both(ours: &[String], theirs: &[String]) -> String {
@@ -518,6 +538,26 @@ mod tests {
         assert!(text.contains("both can      ipv4-unicast\n"), "{text}");
         assert!(text.contains("only we can   route-refresh\n"), "{text}");
         assert!(text.contains("only they can graceful-restart\n"), "{text}");
+    }
+
+    #[test]
+    fn limits_are_shown_with_what_becomes_of_a_session_beyond_them() {
+        let text = text(&Peer {
+            name: "tor".into(),
+            state: "Idle".into(),
+            over_limit: true,
+            max_prefixes: Some(PrefixLimits {
+                ipv4: Some(1000),
+                ipv6: Some(50),
+                warn_at_percent: 75,
+                action: "Drop".into(),
+                restart_seconds: Some(300),
+            }),
+            ..Peer::default()
+        });
+        let line = "prefix limits 1000 of IPv4, 50 of IPv6; warns at 75 %; with more, the session is \
+                    down for 300 s\n";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

@@ -80,16 +80,6 @@ const LATER: &[(&str, &str, &str)] = &[
         "gracefulRestart",
         "graceful restart is not available yet",
     ),
-    (
-        "PeerSpec",
-        "maxPrefixes",
-        "prefix limits are not available yet",
-    ),
-    (
-        "PeerSpec",
-        "prefixLimit",
-        "prefix limits are not available yet",
-    ),
     ("PeerSpec", "addPath", "ADD-PATH is not available yet"),
     (
         "PeerSpec",
@@ -159,6 +149,7 @@ const MEANT: &[(&str, &str, &str)] = &[
     ("PeerSpec", "peerAsn", "remoteAsn: 65101"),
     ("PeerSpec", "asn", "remoteAsn: 65101"),
     ("PeerSpec", "remoteAs", "remoteAsn: 65101"),
+    ("PeerSpec", "prefixLimit", "maxPrefixes: {ipv4: 1000}"),
     ("PeerSpec", "ebgpMultihop", "ttl: 2"),
     ("PeerSpec", "multihop", "ttl: 2"),
     ("PeerSpec", "sourceAddress", "localAddress: 192.0.2.11"),
@@ -264,6 +255,7 @@ pub(crate) fn instead_of_map(schema: &str) -> &'static str {
         "NodeSubnetLength" => ", such as `{ipv4: 24, ipv6: 64}`",
         "PrependSpec" => ", such as `{count: 2}`",
         "LengthSpec" => ", such as `{max: 3}`",
+        "MaxPrefixes" => ", such as `{ipv4: 1000, ipv6: 1000}`",
         "Shutdown" => ", such as `{message: replacing the line card}`",
         _ => "",
     }

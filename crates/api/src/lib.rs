@@ -15,6 +15,7 @@ mod check;
 mod decode;
 mod fabric;
 mod hints;
+mod limits;
 mod mistake;
 mod names;
 mod node;
@@ -31,6 +32,7 @@ pub use fabric::{
     AsnSource, DecisionSpec, FabricSpec, HoldTime, KernelSpec, PerNode, PerRack, TimersSpec,
     Topology,
 };
+pub use limits::{LimitActionSpec, MaxPrefixes, RestartSeconds};
 pub use mistake::Mistake;
 pub use node::NodeSpec;
 pub use parse::{Parsed, SourceFile, parse};

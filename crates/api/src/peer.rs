@@ -6,7 +6,7 @@ use bgp::types::{Family, Prefix};
 use serde::{Deserialize, Serialize};
 
 use crate::values::{AsNumber, Number, Port};
-use crate::{PerLabel, Selector, TimersSpec};
+use crate::{MaxPrefixes, PerLabel, Selector, TimersSpec};
 
 /// A session template: every node it selects has one session with the other side.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +46,9 @@ pub struct PeerSpec {
     /// Offer IPv4 routes with IPv6 next hops. RFC 8950.
     #[serde(default)]
     pub extended_next_hop: bool,
+    /// How many prefixes the other side may send; any number when not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_prefixes: Option<MaxPrefixes>,
     /// IP time to live of what we send: hops to the other side. 1 on eBGP and 255 on iBGP when not
     /// given.
     #[serde(default, skip_serializing_if = "Option::is_none")]

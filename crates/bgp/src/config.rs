@@ -58,6 +58,8 @@ pub struct PeerConfig {
     pub families: Vec<Family>,
     /// Offer IPv4 routes with IPv6 next hops. RFC 8950.
     pub extended_next_hop: bool,
+    /// How many prefixes it may send; `None`: as many as it likes. RFC 4271 §6.7.
+    pub max_prefixes: Option<PrefixLimits>,
     /// Timers.
     pub timers: Timers,
     /// Names of policies for routes received, in order. On eBGP none means: accept nothing.
@@ -98,6 +100,48 @@ impl Default for Timers {
             connect_retry: 5,
         }
     }
+}
+
+/// How many prefixes a peer may send, counted as received: before import policy.
+/// RFC 4271 §6.7, RFC 4486 §4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PrefixLimits {
+    /// Of IPv4; `None`: any number.
+    pub ipv4: Option<u32>,
+    /// Of IPv6; `None`: any number.
+    pub ipv6: Option<u32>,
+    /// From which part of a limit on people are warned: 1 to 100.
+    pub warn_at_percent: u8,
+    /// What becomes of a session whose peer sends more.
+    pub action: LimitAction,
+    /// How long such a session stays down, in seconds, at least 1; `None`: until a person enables
+    /// it.
+    pub restart_seconds: Option<u32>,
+}
+
+impl PrefixLimits {
+    /// The limit of a family.
+    pub fn of(&self, family: Family) -> Option<u32> {
+        match family {
+            Family::Ipv4 => self.ipv4,
+            Family::Ipv6 => self.ipv6,
+        }
+    }
+
+    /// How many prefixes of a family are too close to its limit.
+    pub fn warn_from(&self, family: Family) -> Option<u64> {
+        let limit = u64::from(self.of(family)?);
+        Some((limit * u64::from(self.warn_at_percent)).div_ceil(100))
+    }
+}
+
+/// What becomes of a session whose peer sends more prefixes than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum LimitAction {
+    /// It is ended, and stays down for a while.
+    Drop,
+    /// People are told; everything is kept.
+    Warn,
 }
 
 /// What NEXT_HOP says in routes sent to a peer. RFC 4271 §5.1.3.
@@ -415,6 +459,16 @@ impl Config {
         }
         if peer.ttl == 0 {
             return Err(value("the TTL", &0, "1 to 255"));
+        }
+        if let Some(limits) = peer.max_prefixes {
+            if !(1..=100).contains(&limits.warn_at_percent) {
+                let found = &limits.warn_at_percent;
+                return Err(value("the prefix limits' warning", found, "1 to 100 %"));
+            }
+            if limits.restart_seconds == Some(0) {
+                let allowed = "at least 1 s, or never";
+                return Err(value("the prefix limits' restart time", &0, allowed));
+            }
         }
         Ok(())
     }

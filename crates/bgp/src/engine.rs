@@ -7,6 +7,7 @@
 mod configure;
 mod explain;
 mod io;
+mod limits;
 mod peers;
 mod queries;
 

@@ -272,6 +272,34 @@ impl Notification {
         Notification::new(code::CEASE, cease as u8, data)
     }
 
+    /// Cease, Maximum Number of Prefixes Reached, with the family and its limit. RFC 4486 §4.
+    pub fn maximum_prefixes(family: Family, limit: u32) -> Notification {
+        let afi: u16 = match family {
+            Family::Ipv4 => 1,
+            Family::Ipv6 => 2,
+        };
+        let mut data = Vec::with_capacity(7);
+        data.extend_from_slice(&afi.to_be_bytes());
+        data.push(1); // SAFI unicast
+        data.extend_from_slice(&limit.to_be_bytes());
+        Notification::new(code::CEASE, Cease::MaximumPrefixes as u8, data)
+    }
+
+    /// Family and limit of a Maximum Number of Prefixes Reached; none when they are not there or not
+    /// of a family that we know.
+    pub fn prefix_limit(&self) -> Option<(Family, u32)> {
+        if (self.code, self.subcode) != (code::CEASE, Cease::MaximumPrefixes as u8) {
+            return None;
+        }
+        let family = match self.data.get(..3)? {
+            [0, 1, 1] => Family::Ipv4,
+            [0, 2, 1] => Family::Ipv6,
+            _ => return None,
+        };
+        let limit = self.data.get(3..7)?.first_chunk()?;
+        Some((family, u32::from_be_bytes(*limit)))
+    }
+
     /// The text of an administrative shutdown or reset; none when there is none or when it is not
     /// the UTF-8 that RFC 9003 §2 asks for. It is the other side's, so characters in it that would
     /// move a cursor or turn the direction of writing are replaced before a person's terminal sees
@@ -308,6 +336,9 @@ impl fmt::Display for Notification {
             Some(name) => write!(f, ", {name}")?,
             None if self.subcode != 0 => write!(f, ", subcode {}", self.subcode)?,
             None => {}
+        }
+        if let Some((family, limit)) = self.prefix_limit() {
+            write!(f, " ({limit} of {family})")?;
         }
         match self.text() {
             Some(text) => write!(f, ": \"{text}\""),

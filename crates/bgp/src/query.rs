@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::attributes::Attributes;
-use crate::config::Source;
+use crate::config::{PrefixLimits, Source};
 use crate::engine::NextHopState;
 use crate::types::{Asn, Family, PeerId, Prefix, RouterId};
 
@@ -88,6 +88,10 @@ pub struct PeerStatus {
     pub export: Vec<String>,
     /// When the next attempt to connect is due.
     pub retry_at: Option<Instant>,
+    /// How many prefixes it may send.
+    pub max_prefixes: Option<PrefixLimits>,
+    /// It sent more, and the session is down for that.
+    pub over_limit: bool,
 }
 
 /// One family of a peer.

@@ -67,6 +67,7 @@ pub(crate) fn peers(
                 ttl: 255,
                 families: Family::ALL.to_vec(),
                 extended_next_hop: false,
+                max_prefixes: None,
                 timers: timers(
                     api::TimersSpec::default(),
                     snapshot.resources.fabric.spec.timers,

@@ -3,9 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use api::{AsnSource, LocalAddress, NextHopSpec, Node, Peer, TimersSpec, Topology};
+use api::{
+    AsnSource, LimitActionSpec, LocalAddress, MaxPrefixes, NextHopSpec, Node, Peer, RestartSeconds,
+    TimersSpec, Topology,
+};
 use bgp::config::{
-    Advertisement, Config, DecisionConfig, NextHopMode, Originated, PeerConfig, Policy, Timers,
+    Advertisement, Config, DecisionConfig, LimitAction, NextHopMode, Originated, PeerConfig,
+    Policy, PrefixLimits, Timers,
 };
 use bgp::types::{Asn, Prefix, RouterId};
 
@@ -230,6 +234,7 @@ fn session(snapshot: &Snapshot, node: &Node, peer: &Peer, asn: Asn) -> Result<Pe
             .into_iter()
             .collect(),
         extended_next_hop: spec.extended_next_hop,
+        max_prefixes: spec.max_prefixes.map(prefix_limits),
         timers: timers(spec.timers, snapshot.resources.fabric.spec.timers),
         import: spec.import.clone(),
         export: spec.export.clone(),
@@ -240,6 +245,22 @@ fn session(snapshot: &Snapshot, node: &Node, peer: &Peer, asn: Asn) -> Result<Pe
         },
         allow_own_as: spec.allow_own_as.get(),
     })
+}
+
+fn prefix_limits(spec: MaxPrefixes) -> PrefixLimits {
+    PrefixLimits {
+        ipv4: spec.ipv4.map(|limit| limit.get()),
+        ipv6: spec.ipv6.map(|limit| limit.get()),
+        warn_at_percent: spec.warn_at_percent.get(),
+        action: match spec.action {
+            LimitActionSpec::Drop => LimitAction::Drop,
+            LimitActionSpec::Warn => LimitAction::Warn,
+        },
+        restart_seconds: match spec.restart_seconds {
+            RestartSeconds::After(seconds) => Some(seconds.get()),
+            RestartSeconds::Never => None,
+        },
+    }
 }
 
 /// Our side of a session with `remote`: of the node's addresses where those are known.

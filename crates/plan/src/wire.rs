@@ -9,8 +9,8 @@ use std::str::FromStr;
 
 use api::AnyCommunity;
 use bgp::config::{
-    Action, Advertisement, Config, DecisionConfig, Match, NextHopMode, Origin, Originated,
-    PeerConfig, Policy, PrefixMatch, Rule, Set, Source, Timers,
+    Action, Advertisement, Config, DecisionConfig, LimitAction, Match, NextHopMode, Origin,
+    Originated, PeerConfig, Policy, PrefixLimits, PrefixMatch, Rule, Set, Source, Timers,
 };
 use bgp::types::{Asn, Family, Prefix, RouterId};
 use proto::controller::v1 as pb;
@@ -112,6 +112,16 @@ fn peer_to_proto(peer: &PeerConfig) -> pb::PeerConfig {
         ttl: peer.ttl.into(),
         families: texts(&peer.families),
         extended_next_hop: peer.extended_next_hop,
+        max_prefixes: peer.max_prefixes.map(|limits| pb::PrefixLimits {
+            ipv4: limits.ipv4,
+            ipv6: limits.ipv6,
+            warn_at_percent: limits.warn_at_percent.into(),
+            action: match limits.action {
+                LimitAction::Drop => "Drop".into(),
+                LimitAction::Warn => "Warn".into(),
+            },
+            restart_seconds: limits.restart_seconds,
+        }),
         hold_seconds: peer.timers.hold.into(),
         keepalive_seconds: peer.timers.keepalive.into(),
         connect_retry_seconds: peer.timers.connect_retry.into(),
@@ -308,6 +318,9 @@ fn peer_from_proto(at: &str, peer: pb::PeerConfig) -> Result<PeerConfig, WireErr
         ttl: u8_of("ttl", peer.ttl)?,
         families: each(&field("families"), peer.families, family_from_proto)?,
         extended_next_hop: peer.extended_next_hop,
+        max_prefixes: (peer.max_prefixes)
+            .map(|limits| limits_from_proto(&field("max_prefixes"), &limits))
+            .transpose()?,
         timers: Timers {
             hold: u16_of("hold_seconds", peer.hold_seconds)?,
             keepalive: u16_of("keepalive_seconds", peer.keepalive_seconds)?,
@@ -328,6 +341,23 @@ fn peer_from_proto(at: &str, peer: pb::PeerConfig) -> Result<PeerConfig, WireErr
             }
         },
         allow_own_as: u8_of("allow_own_as", peer.allow_own_as)?,
+    })
+}
+
+fn limits_from_proto(at: &str, limits: &pb::PrefixLimits) -> Result<PrefixLimits, WireError> {
+    let percent = format!("{at}.warn_at_percent");
+    Ok(PrefixLimits {
+        ipv4: limits.ipv4,
+        ipv6: limits.ipv6,
+        warn_at_percent: number(&percent, limits.warn_at_percent, "0 to 255")?,
+        action: match limits.action.as_str() {
+            "Drop" => LimitAction::Drop,
+            "Warn" => LimitAction::Warn,
+            other => {
+                return Err(wrong(format!("{at}.action"), quoted(other), "Drop or Warn"));
+            }
+        },
+        restart_seconds: limits.restart_seconds,
     })
 }
 

@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
 use bgp::config::{
-    Action, Advertisement, Config, DecisionConfig, Match, NextHopMode, Originated, PeerConfig,
-    Policy, PrefixMatch, Rule, Set, Timers,
+    Action, Advertisement, Config, DecisionConfig, LimitAction, Match, NextHopMode, Originated,
+    PeerConfig, Policy, PrefixLimits, PrefixMatch, Rule, Set, Timers,
 };
 use bgp::types::{Asn, Family, RouterId};
 use plan::wire::{from_proto, to_proto};
@@ -31,6 +31,13 @@ fn config() -> NodeConfig {
                 ttl: 1,
                 families: vec![Family::Ipv4, Family::Ipv6],
                 extended_next_hop: true,
+                max_prefixes: Some(PrefixLimits {
+                    ipv4: Some(1000),
+                    ipv6: None,
+                    warn_at_percent: 75,
+                    action: LimitAction::Warn,
+                    restart_seconds: None,
+                }),
                 timers: Timers::default(),
                 import: vec!["p".into()],
                 export: vec!["p".into()],

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bgp::attributes::Attributes;
+use bgp::config::{LimitAction, PrefixLimits};
 use bgp::config::{Origin, Source};
 use bgp::engine::{NextHopState, RouteChange};
 use bgp::query::{
@@ -55,7 +56,22 @@ pub(super) fn peer((peer, bfd): WatchedPeer) -> pb::Peer {
         export_policies: peer.export,
         last_fault: peer.last_fault.unwrap_or_default(),
         retry_at_ms: wall_ms_or_0(peer.retry_at),
+        max_prefixes: peer.max_prefixes.map(prefix_limits),
+        over_limit: peer.over_limit,
         bfd,
+    }
+}
+
+fn prefix_limits(limits: PrefixLimits) -> proto::controller::v1::PrefixLimits {
+    proto::controller::v1::PrefixLimits {
+        ipv4: limits.ipv4,
+        ipv6: limits.ipv6,
+        warn_at_percent: limits.warn_at_percent.into(),
+        action: match limits.action {
+            LimitAction::Drop => "Drop".to_owned(),
+            LimitAction::Warn => "Warn".to_owned(),
+        },
+        restart_seconds: limits.restart_seconds,
     }
 }
 

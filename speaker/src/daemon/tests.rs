@@ -87,6 +87,7 @@ impl Net {
             ttl: 1,
             families: vec![Family::Ipv4],
             extended_next_hop: false,
+            max_prefixes: None,
             timers: Timers {
                 connect_retry: 1,
                 ..Timers::default()

@@ -7,7 +7,9 @@ use bgp::types::{Asn, Family};
 
 use super::{Findings, holds, missing, selects_nodes, several, timers, unusable_address};
 use crate::parse::{Document, Item, Loaded};
-use crate::{AsnSource, LocalAddress, NodeSpec, PeerSpec, PerLabel, SetNextHop, TimersSpec};
+use crate::{
+    AsnSource, LimitActionSpec, LocalAddress, NodeSpec, PeerSpec, PerLabel, SetNextHop, TimersSpec,
+};
 
 pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
     let fabric_timers = loaded
@@ -19,6 +21,7 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
         other_side(peer, findings);
         policies_of(peer, loaded, findings);
         families(peer, findings);
+        limits(peer, findings);
         own_timers(peer, fabric_timers, findings);
         if let Some(shutdown) = &peer.spec().shutdown
             && shutdown.message.len() > 255
@@ -259,6 +262,40 @@ fn families(peer: &Item<PeerSpec>, findings: &mut Findings<'_>) {
             if document.has("spec.families") { "spec.families" } else { "spec" },
             "IPv4 routes over an IPv6 session need `extendedNextHop: true` (RFC 8950) on both sides, or \
              none are exchanged; set it, or write `families: [IPv6]`",
+        );
+    }
+}
+
+fn limits(peer: &Item<PeerSpec>, findings: &mut Findings<'_>) {
+    let (spec, document) = (peer.spec(), &peer.document);
+    let Some(limits) = &spec.max_prefixes else {
+        return;
+    };
+    if limits.ipv4.is_none() && limits.ipv6.is_none() {
+        findings.mistake(
+            document,
+            "spec.maxPrefixes",
+            "has no limit; write ipv4, ipv6 or both, such as `{ipv4: 1000}`",
+        );
+    }
+    let given = [
+        ("ipv4", Family::Ipv4, limits.ipv4),
+        ("ipv6", Family::Ipv6, limits.ipv6),
+    ];
+    for (field, family, limit) in given {
+        if limit.is_some() && !spec.families.contains(&family) {
+            findings.warning(
+                document,
+                &format!("spec.maxPrefixes.{field}"),
+                format!("has no effect: spec.families has no {family}"),
+            );
+        }
+    }
+    if limits.action == LimitActionSpec::Warn && document.has("spec.maxPrefixes.restartSeconds") {
+        findings.warning(
+            document,
+            "spec.maxPrefixes.restartSeconds",
+            "has no effect: with action Warn the session is not dropped",
         );
     }
 }

@@ -119,6 +119,7 @@ impl Engine {
                 }
                 peer.config = new.clone();
                 peer.session.reconfigure(now, new, config.router_id);
+                self.check_limits(now, id);
             }
             None => {
                 let seed = self.seed.wrapping_add(u64::from(id.0));

@@ -38,6 +38,9 @@ pub(super) struct Up {
     pub(super) local: LocalAddresses,
     /// Families whose End-of-RIB has come.
     pub(super) end_of_rib: [bool; 2],
+    /// How each family's prefixes stood to their limit when last looked at: 0 well below, 1 near, 2
+    /// above.
+    pub(super) limit_level: [u8; 2],
 }
 
 /// A connection, or an attempt at one.
@@ -260,6 +263,7 @@ impl Engine {
             negotiated,
             local,
             end_of_rib: [false; 2],
+            limit_level: [0; 2],
         };
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.up = Some(up);
@@ -334,6 +338,10 @@ impl Engine {
                 shared.attrs.release(set, &mut shared.hops);
             }
         }
+        self.check_limits(now, id);
+        let Some(up) = self.peers.get_mut(&id).and_then(|peer| peer.up.as_mut()) else {
+            return;
+        };
         if let Some(family) = update.end_of_rib {
             let was = std::mem::replace(&mut up.end_of_rib[family as usize], true);
             if !was {

@@ -73,6 +73,8 @@ impl Engine {
             import: config.import.clone(),
             export: config.export.clone(),
             retry_at: session.retry_at(),
+            max_prefixes: config.max_prefixes,
+            over_limit: session.is_over_limit(),
         })
     }
 

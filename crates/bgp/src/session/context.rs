@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::config::PeerConfig;
+use crate::config::{PeerConfig, PrefixLimits};
 use crate::message::{Cease, Message, Notification, code};
 use crate::query::MessageCounts;
 use crate::types::{Asn, ConnId, Family, PeerId, RouterId};
@@ -27,6 +27,7 @@ pub(super) struct Settings {
     pub(super) keepalive: Duration,
     pub(super) connect_retry: Duration,
     pub(super) passive: bool,
+    pub(super) max_prefixes: Option<PrefixLimits>,
     transport: (IpAddr, u16, Option<IpAddr>, u8),
 }
 
@@ -45,6 +46,7 @@ impl Settings {
             keepalive: Duration::from_secs(config.timers.keepalive.into()),
             connect_retry: Duration::from_secs(config.timers.connect_retry.into()),
             passive: config.passive,
+            max_prefixes: config.max_prefixes,
             transport: (
                 config.address,
                 config.port,
@@ -61,6 +63,7 @@ impl Settings {
             keepalive: new.keepalive,
             connect_retry: new.connect_retry,
             passive: new.passive,
+            max_prefixes: new.max_prefixes,
             ..self.clone()
         };
         kept != *new

@@ -98,6 +98,9 @@ pub struct Session {
     backoff: Backoff,
     /// IdleHoldTimer: when a session that fell starts again.
     idle_hold: Option<Instant>,
+    /// The peer sent more prefixes than it may, and is not sought before `idle_hold`; without that,
+    /// not before a person asks.
+    over_limit: bool,
     /// Administratively down, with the text the peer was sent.
     shutdown: Option<String>,
     /// What the configuration said of that when it was last put in force.
@@ -123,6 +126,7 @@ impl Session {
             second: None,
             backoff: Backoff::default(),
             idle_hold: None,
+            over_limit: false,
             shutdown: config.shutdown.clone(),
             configured_shutdown: config.shutdown.clone(),
             shown: State::Idle,
@@ -135,6 +139,7 @@ impl Session {
         self.since.get_or_insert(now);
         if self.shutdown.is_none() {
             self.idle_hold = None;
+            self.over_limit = false;
             self.feed(now, Slot::Main, Event::Start);
         }
     }
@@ -287,6 +292,29 @@ impl Session {
         }
     }
 
+    /// The peer sent more prefixes than it may: it is told, and the session stays down for `wait`
+    /// (`None`: until a person asks for it). Not part of RFC 4271 §8's events; ends like event 8.
+    pub fn exceeded(
+        &mut self,
+        now: Instant,
+        notification: Notification,
+        why: &str,
+        wait: Option<Duration>,
+    ) {
+        self.over_limit = true;
+        if self.second.is_some() {
+            self.feed(now, Slot::Second, Event::OpenCollisionDump);
+        }
+        let event = Event::MessageError(notification, why.to_owned());
+        self.feed(now, Slot::Main, event);
+        self.idle_hold = wait.map(|wait| now + wait);
+    }
+
+    /// Whether it is down because the peer sent more prefixes than it may.
+    pub fn is_over_limit(&self) -> bool {
+        self.over_limit
+    }
+
     /// All control messages queued for `conn` have left for the transport.
     pub fn sent(&mut self, conn: ConnId) {
         if let Some(slot) = self.slot(conn)
@@ -314,6 +342,7 @@ impl Session {
         {
             if event == Event::Start {
                 self.idle_hold = None;
+                self.over_limit = false;
             }
             self.feed(now, slot, event);
         }
@@ -437,6 +466,7 @@ impl Session {
     /// Ends both connections; whoever calls says whether and when they are sought again.
     fn stop(&mut self, now: Instant, cease: Cease, text: &str) {
         self.idle_hold = None;
+        self.over_limit = false;
         let event = Event::Stop(Notification::cease(cease, text));
         if self.second.is_some() {
             self.feed(now, Slot::Second, event.clone());
@@ -472,7 +502,7 @@ impl Session {
                 _ => self.second = Some(second),
             }
         }
-        let waiting = self.shutdown.is_some() || self.idle_hold.is_some();
+        let waiting = self.shutdown.is_some() || self.idle_hold.is_some() || self.over_limit;
         if self.main.state == State::Idle && self.since.is_some() && !waiting {
             let lasted = self.main.established.take();
             let time = self.backoff.fell(lasted.map(|since| now - since));
