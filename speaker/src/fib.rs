@@ -45,7 +45,7 @@ use std::thread;
 use ::plan::KernelConfig;
 use bgp::engine::{FibChange, NextHopState};
 use bgp::types::Prefix;
-use kernel::{Destination, NetlinkError};
+use kernel::{Destination, LinksError, NetlinkError};
 use tokio::sync::{mpsc, oneshot};
 
 use self::driver::{Driver, Tuning};
@@ -146,6 +146,9 @@ pub(crate) enum FibError {
     /// No socket to the kernel.
     #[error("cannot talk to the kernel about routes")]
     Netlink(#[from] NetlinkError),
+    /// No socket for interfaces.
+    #[error("cannot ask the kernel about interfaces")]
+    Links(#[from] LinksError),
     /// No thread, or nothing to wake it with.
     #[error("cannot start the thread that writes kernel routes")]
     Thread(#[from] io::Error),

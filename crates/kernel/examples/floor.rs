@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use kernel::route::Owner;
-use kernel::{Destination, Netlink, Path, Requests, Target, list};
+use kernel::{Destination, Links, Netlink, Path, Requests, Target};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -30,7 +30,7 @@ fn main() {
     let mut netlink = namespace();
     let mut requests = Requests::new();
     for id in [1, 2] {
-        add_gateway(&mut netlink, &mut requests, id);
+        add_gateway(&mut requests, id);
     }
     requests.add_group(OWNER.protocol, 11, &[1]);
     requests.add_group(OWNER.protocol, 12, &[1, 2]);
@@ -57,7 +57,7 @@ fn main() {
 
         let took = change(&mut netlink, routes, 12, 11);
         report("move all to another group", routes, took);
-        add_gateway(&mut netlink, &mut requests, 2);
+        add_gateway(&mut requests, 2);
         requests.replace_group(OWNER.protocol, 12, &[1, 2]);
         carry_out(&mut netlink, &mut requests);
         report("remove", routes, remove(&mut netlink, routes));
@@ -87,9 +87,10 @@ fn namespace() -> Netlink {
     Netlink::open(8 << 20).expect("a socket")
 }
 
-fn add_gateway(netlink: &mut Netlink, requests: &mut Requests, id: u32) {
+fn add_gateway(requests: &mut Requests, id: u32) {
     let (_, name, gateway) = GATEWAYS[id as usize - 1];
-    let links = list::links(netlink).expect("links");
+    let links = Links::open().and_then(|links| links.list());
+    let links = links.expect("links");
     let link = links.iter().find(|link| link.name == name).expect("a link");
     let gateway: IpAddr = gateway.parse().expect("an address");
     let path = Path {

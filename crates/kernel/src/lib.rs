@@ -22,7 +22,7 @@ pub mod nexthop;
 pub mod route;
 pub mod socket;
 
-pub use link::Link;
+pub use link::{Link, Links, LinksError};
 pub use message::Requests;
 pub use monitor::{Event, Monitor};
 pub use nexthop::{NextHop, NextHopKind};

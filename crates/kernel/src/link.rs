@@ -1,10 +1,15 @@
 //! Network interfaces.
 
-use crate::message::{Message, Requests, attributes, text, u32_at};
+use std::io;
+
+use futures::TryStreamExt as _;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::message::{Message, attributes, text, u32_at};
 
 pub(crate) const NEW: u16 = libc::RTM_NEWLINK;
 pub(crate) const DELETE: u16 = libc::RTM_DELLINK;
-const GET: u16 = libc::RTM_GETLINK;
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,10 +39,75 @@ impl Link {
     }
 }
 
-impl Requests {
-    pub(crate) fn list_links(&mut self) {
-        self.begin(GET, crate::message::DUMP);
-        self.body(&[0; 16]);
-        self.end();
+/// Lists interfaces with `rtnetlink`: they are few, so its one request at a time costs nothing.
+pub struct Links {
+    runtime: Runtime,
+    handle: rtnetlink::Handle,
+}
+
+/// Why interfaces cannot be listed.
+#[derive(Debug, thiserror::Error)]
+pub enum LinksError {
+    /// No socket, or nothing to wait for it with.
+    #[error("cannot open a netlink socket to list interfaces")]
+    Open(#[source] io::Error),
+    /// The kernel did not answer.
+    #[error("the kernel does not list interfaces")]
+    List(#[source] rtnetlink::Error),
+}
+
+impl Links {
+    /// Opens a socket in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// [`LinksError::Open`].
+    pub fn open() -> Result<Links, LinksError> {
+        let runtime = Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .map_err(LinksError::Open)?;
+        let handle = {
+            let _entered = runtime.enter();
+            let (connection, handle, _) = rtnetlink::new_connection().map_err(LinksError::Open)?;
+            runtime.spawn(connection);
+            handle
+        };
+        Ok(Links { runtime, handle })
+    }
+
+    /// All interfaces. Waits for the kernel's answer; not to be called from within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`LinksError::List`].
+    pub fn list(&self) -> Result<Vec<Link>, LinksError> {
+        let messages = self.handle.link().get().execute();
+        let messages: Vec<LinkMessage> = self
+            .runtime
+            .block_on(messages.try_collect())
+            .map_err(LinksError::List)?;
+        Ok(messages
+            .into_iter()
+            .filter_map(Link::from_message)
+            .collect())
+    }
+}
+
+impl Link {
+    fn from_message(message: LinkMessage) -> Option<Link> {
+        let name = message
+            .attributes
+            .into_iter()
+            .find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            })?;
+        let needed = LinkFlags::Up | LinkFlags::LowerUp;
+        Some(Link {
+            index: message.header.index,
+            name,
+            up: message.header.flags.contains(needed),
+        })
     }
 }

@@ -1,22 +1,10 @@
 //! Everything there is of a kind.
 
-use crate::link::Link;
 use crate::message::{self, Message, Requests};
 use crate::nexthop::NextHop;
 use crate::route::Route;
 use crate::socket::{Failure, Netlink, NetlinkError, outcome};
-use crate::{link, nexthop, route};
-
-/// All interfaces.
-///
-/// # Errors
-///
-/// Those of the socket.
-pub fn links(netlink: &mut Netlink) -> Result<Vec<Link>, NetlinkError> {
-    all(netlink, "links", Requests::list_links, |message| {
-        (message.kind == link::NEW).then(|| Link::read(message))?
-    })
-}
+use crate::{nexthop, route};
 
 /// All nexthop objects, whoever made them.
 ///

@@ -11,8 +11,8 @@ use kernel::list::{self, Progress, RouteList};
 use kernel::lookup::lookup;
 use kernel::route::Owner;
 use kernel::{
-    Destination, Event, Failure, Monitor, Netlink, NextHopKind, Path, Requests, Route, RouteKind,
-    Target,
+    Destination, Event, Failure, Links, Monitor, Netlink, NextHopKind, Path, Requests, Route,
+    RouteKind, Target,
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -86,7 +86,7 @@ fn to(text: &str) -> Destination {
 
 impl Lab {
     fn path(&mut self, link: &str, gateway: &str) -> Path {
-        let links = list::links(&mut self.netlink).unwrap();
+        let links = Links::open().unwrap().list().unwrap();
         Path {
             gateway: Some(gateway.parse().unwrap()),
             interface: links.iter().find(|other| other.name == link).unwrap().index,

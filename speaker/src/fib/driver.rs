@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bgp::engine::{FibChange, NextHopSet};
 use bgp::types::Prefix;
 use kernel::route::Owner;
-use kernel::{Event, Failure, Monitor, Netlink, NetlinkError, Requests, Route, RouteKind};
+use kernel::{Event, Failure, Links, Monitor, Netlink, NetlinkError, Requests, Route, RouteKind};
 use plan::KernelConfig;
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,7 +23,7 @@ use super::relist::List;
 use super::subnets::{METRIC, Subnets};
 use super::table::{Entry, Slot, State, Table};
 use super::write::Sent;
-use super::{FibEvent, FibProblem, prefix_of};
+use super::{FibError, FibEvent, FibProblem, prefix_of};
 use crate::nexthops::NextHops;
 
 /// Room for the answers to a batch of which every request fails.
@@ -66,6 +66,7 @@ pub(super) struct Driver {
 
     /// For everything but the list of routes.
     pub(super) writer: Netlink,
+    pub(super) links: Links,
     pub(super) lister: Netlink,
     monitor: Monitor,
     pub(super) requests: Requests,
@@ -130,9 +131,12 @@ impl Driver {
         wakes: Wakes,
         events: mpsc::UnboundedSender<FibEvent>,
         tuning: Tuning,
-    ) -> Result<Driver, NetlinkError> {
+    ) -> Result<Driver, FibError> {
         let writer = Netlink::open(RECEIVE)?;
         let monitor = Monitor::open(&writer, tuning.heard)?;
+        let lister = Netlink::open(RECEIVE)?;
+        // Last: what waits for its answers must not be given up again on a task of the daemon.
+        let links = Links::open()?;
         let now = Instant::now();
         Ok(Driver {
             queue,
@@ -141,7 +145,8 @@ impl Driver {
             tuning,
             config,
             writer,
-            lister: Netlink::open(RECEIVE)?,
+            links,
+            lister,
             monitor,
             requests: Requests::new(),
             failures: Vec::new(),

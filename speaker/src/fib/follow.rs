@@ -15,7 +15,7 @@ use crate::nexthops::Way;
 
 impl Driver {
     pub(super) fn list_links(&mut self) {
-        match list::links(&mut self.writer) {
+        match self.links.list() {
             Ok(links) => self.hops.set_links(links),
             Err(error) => self.troubled("cannot list links", &error),
         }

@@ -2,6 +2,8 @@ use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 
 use super::*;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 
 fn path(number: u8) -> Path {
     Path {
@@ -185,7 +187,7 @@ fn tens_of_thousands_of_next_hops_are_taken_in_adopted_and_given_up_in_a_moment(
         });
         slots.collect()
     };
-    let start = std::time::Instant::now();
+    let start = processor_time();
     let mut before = Groups::new(149);
     take_in(&mut before);
     let mut after = Groups::new(149);
@@ -202,6 +204,12 @@ fn tens_of_thousands_of_next_hops_are_taken_in_adopted_and_given_up_in_a_moment(
     );
     after.forget_unused();
     assert_eq!(after.len(), u64::from(MANY) / 2);
-    let took = start.elapsed();
-    assert!(took.as_secs() < 10, "{took:?}");
+    let took = processor_time() - start;
+    assert!(took.num_seconds() < 10, "{took} of processor time");
+}
+
+/// What this thread has used, whatever else the machine does.
+fn processor_time() -> TimeVal {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).expect("the kernel counts");
+    usage.user_time() + usage.system_time()
 }
