@@ -117,10 +117,14 @@ fn print_candidate(
     };
     writeln!(
         writer,
-        "  {} {from}, {} old: {}",
+        "  {} {from}, {} old: {}{}",
         output.paint(style, mark),
         age(route.since_ms, now()),
         output.paint(style, &outcome(candidate)),
+        match route.stale {
+            true => output.paint(SOON, ", stale (kept from a session that was lost)"),
+            false => String::new(),
+        },
     )?;
     let mut line = |title: &str, text: &str| writeln!(writer, "      {title:<12}{text}");
     line("attributes", &attributes(&received))?;

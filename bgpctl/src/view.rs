@@ -180,6 +180,8 @@ pub(crate) struct Peer {
     #[serde(skip_serializing_if = "Option::is_none")]
     max_prefixes: Option<MaxPrefixes>,
     over_limit: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    graceful_restart: Option<GracefulRestart>,
     families: Vec<FamilyState>,
     capabilities_sent: Vec<String>,
     capabilities_received: Vec<String>,
@@ -264,6 +266,20 @@ struct FamilyState {
     end_of_rib_received: bool,
     end_of_rib_sent: bool,
     extended_next_hop: bool,
+    stale: u64,
+    graceful_restart: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct GracefulRestart {
+    restart_seconds: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_seconds: Option<u32>,
+    notification: bool,
+    peer_restarted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale_until: Text,
 }
 
 #[derive(Default, Serialize)]
@@ -318,6 +334,13 @@ impl From<&speaker::Peer> for Peer {
                 restart_seconds: limits.restart_seconds,
             }),
             over_limit: peer.over_limit,
+            graceful_restart: peer.graceful_restart.as_ref().map(|it| GracefulRestart {
+                restart_seconds: it.restart_seconds,
+                peer_seconds: it.peer_seconds,
+                notification: it.notification,
+                peer_restarted: it.peer_restarted,
+                stale_until: rfc3339(it.stale_until_ms),
+            }),
             families: peer
                 .families
                 .iter()
@@ -332,6 +355,8 @@ impl From<&speaker::Peer> for Peer {
                     end_of_rib_received: state.end_of_rib_received,
                     end_of_rib_sent: state.end_of_rib_sent,
                     extended_next_hop: state.extended_next_hop,
+                    stale: state.stale,
+                    graceful_restart: state.graceful_restart,
                 })
                 .collect(),
             capabilities_sent: peer.capabilities_sent.clone(),
@@ -361,6 +386,7 @@ pub(crate) struct Route {
     attributes: Attributes,
     best: bool,
     multipath: bool,
+    stale: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Text,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -380,6 +406,7 @@ impl From<&speaker::Route> for Route {
             attributes: Attributes::from(&route.attributes.clone().unwrap_or_default()),
             best: route.best,
             multipath: route.multipath,
+            stale: route.stale,
             reason: some(&route.reason),
             kernel: some(&route.kernel),
             advertisements: route.advertisements.clone(),

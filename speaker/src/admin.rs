@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
-use crate::clock::wall_ms;
+use crate::clock::{wall_ms, wall_ms_or_0};
 use crate::daemon::{Asker, Stopping, now};
 use crate::report;
 
@@ -66,6 +66,7 @@ impl SpeakerService for Service {
         let ask = self.asker.ask(move |daemon| {
             let engine = daemon.engine.status();
             let best = |family| engine.best.get(&family).copied().unwrap_or_default();
+            let deferral = daemon.engine.deferral();
             let status = pb::Status {
                 node: daemon.node(),
                 software: report::SOFTWARE.to_owned(),
@@ -88,6 +89,8 @@ impl SpeakerService for Service {
                 started_ms,
                 subnets: report::subnets(daemon),
                 attribute_sets: engine.attribute_sets,
+                restart_until_ms: wall_ms_or_0(deferral.as_ref().map(|it| it.until)),
+                restart_waiting_for: deferral.map_or_else(Vec::new, |it| it.waiting_for),
             };
             (status, daemon.kernel.fib())
         });

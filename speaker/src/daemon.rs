@@ -22,12 +22,14 @@
 //!
 //! The copy on disk is offered first, so a node needs nobody to come back. With the first
 //! configuration the kernel's side starts and adopts the routes of our last life, then sessions are
-//! opened. Adopted routes that nobody has announced again are swept when every peer that is not shut
+//! opened. When the last life ended only a moment ago, this start is a restart (`restart.rs`): the
+//! peers are told so, and the engine holds everything back until they have spoken. Adopted routes that nobody has announced again are swept when every peer that is not shut
 //! down is Established and has sent End-of-RIB for every family negotiated, or after
 //! [`CONVERGENCE`]. Stopping leaves kernel routes in place.
 
 mod kernel_side;
 mod question;
+mod restart;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -45,10 +47,12 @@ use tokio::time::{Instant, sleep_until};
 use crate::bfd::{Bfd, BfdEvent};
 use crate::desired::{self, Desired, Offer, Source};
 use crate::fib::{FibEvent, FibProblem};
+use crate::last_life::Note;
 use crate::report::Reporter;
 use crate::transport::{Event, Known, Transport};
 use kernel_side::KernelSide;
 pub(crate) use question::{Asker, Questions, Stopping, questions};
+use restart::LastLife;
 
 /// How long after the first configuration adopted kernel routes wait for somebody to announce them.
 const CONVERGENCE: Duration = Duration::from_secs(60);
@@ -108,6 +112,7 @@ pub(crate) struct Daemon {
     /// Until when adopted routes are kept; `None` before the first configuration and after the
     /// sweep.
     sweep_by: Option<Instant>,
+    last_life: LastLife,
 }
 
 impl Daemon {
@@ -117,6 +122,7 @@ impl Daemon {
         listen: Vec<IpAddr>,
         bfd: Bfd,
         reporter: Reporter,
+        note: Note,
     ) -> (Daemon, mpsc::UnboundedReceiver<FibEvent>) {
         let (kernel, kernel_events) = KernelSide::new();
         let everywhere = || vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
@@ -141,6 +147,7 @@ impl Daemon {
             reporter,
             look_at: Instant::now(),
             sweep_by: None,
+            last_life: LastLife::new(note),
         };
         (daemon, kernel_events)
     }
@@ -164,7 +171,7 @@ impl Daemon {
                 event = self.transport.next() => self.on_transport(event),
                 Some(event) = kernel_events.recv() => self.on_kernel(event),
                 Some(event) = bfd_events.recv() => self.on_bfd(event),
-                Some(offer) = desired.offers.recv() => self.on_offer(offer),
+                Some(offer) = desired.offers.recv() => self.on_offer(offer).await,
                 Ok(()) = desired.status.changed() => {
                     self.desired = desired.status.borrow_and_update().clone();
                     self.changed();
@@ -243,6 +250,7 @@ impl Daemon {
         if self.look_at <= time {
             self.look_at = time + LOOK;
             self.sweep_if_converged(time);
+            self.note_life();
             self.report();
         }
     }
@@ -333,12 +341,15 @@ impl Daemon {
         self.reporter.changed();
     }
 
-    fn on_offer(&mut self, offer: Offer) {
+    async fn on_offer(&mut self, offer: Offer) {
         let Offer {
             config,
             source,
             answer,
         } = offer;
+        if self.in_force.is_none() {
+            self.look_back(&config).await;
+        }
         let result = self
             .configure(config, source)
             .map_err(|error| error.to_string());
@@ -404,6 +415,7 @@ impl Daemon {
             return;
         }
         let (name, address, asn) = (&peer.name, peer.address, peer.remote_asn);
+        self.last_life.changed();
         if peer.state == ESTABLISHED {
             tracing::info!(peer = %name, %address, %asn, state = peer.state, "session established");
         } else if was == ESTABLISHED {
@@ -475,6 +487,11 @@ impl Daemon {
 
     fn sweep_if_converged(&mut self, time: Instant) {
         let Some(by) = self.sweep_by else { return };
+        if self.engine.deferral().is_some() {
+            // What it holds back has to get to the kernel first.
+            self.sweep_by = Some(by.max(time + LOOK * 2));
+            return;
+        }
         let converged = self.is_converged();
         if converged || by <= time {
             tracing::info!(
@@ -503,6 +520,7 @@ impl Daemon {
 
     async fn depart(mut self, departure: Departure) {
         tracing::info!(?departure, "stopping; kernel routes stay");
+        self.note_departure(departure);
         if departure == Departure::Leaving {
             for peer in self.engine.peers(now()) {
                 let message = "leaving".to_owned();

@@ -130,6 +130,8 @@ pub(crate) struct FibSummary {
     pub(crate) refused: u64,
     /// Adopted routes that nobody has asked for yet.
     pub(crate) stale: u64,
+    /// Routes adopted at the start, IPv4 and IPv6.
+    pub(crate) adopted: [u64; 2],
     /// Nexthop groups in use.
     pub(crate) groups: u64,
     /// How often something of ours was put right that somebody else had removed or changed.

@@ -286,6 +286,7 @@ fn prefixes(registry: &mut Registry, peers: &[PeerStatus]) {
             peer.families.iter().flat_map(|family| {
                 let states = [
                     ("received", family.received),
+                    ("stale", family.stale),
                     ("accepted", family.accepted),
                     ("best", family.best),
                     ("advertised", family.advertised),
@@ -392,6 +393,8 @@ mod tests {
                 end_of_rib_received: true,
                 end_of_rib_sent: true,
                 extended_next_hop: false,
+                stale: 1,
+                graceful_restart: true,
             }],
             capabilities_sent: Vec::new(),
             capabilities_received: Vec::new(),
@@ -417,6 +420,7 @@ mod tests {
                 restart_seconds: None,
             }),
             over_limit: false,
+            graceful_restart: None,
         };
         let mut reading = Reading {
             peers: vec![peer],

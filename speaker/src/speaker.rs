@@ -11,6 +11,7 @@ use crate::bfd::{Bfd, BfdEvent};
 use crate::daemon::{Daemon, Departure, Questions, questions};
 use crate::desired::{self, Desired, Origin};
 use crate::fib::FibEvent;
+use crate::last_life::Note;
 use crate::metrics::Metrics;
 use crate::report::Reporter;
 
@@ -60,7 +61,8 @@ impl Speaker {
         let admin = admin::routes(asker.clone()).await?;
         let (bfd, bfd_events) = Bfd::start(settings.bfd_socket);
         let (reporter, reports) = Reporter::new(&settings.node);
-        let (daemon, kernel_events) = Daemon::new(settings.listen, bfd, reporter);
+        let last_life = Note::new(&settings.state_dir);
+        let (daemon, kernel_events) = Daemon::new(settings.listen, bfd, reporter, last_life);
         let source = desired::Settings {
             node: settings.node,
             origin: settings.origin,

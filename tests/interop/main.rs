@@ -10,6 +10,7 @@ mod bfd;
 mod capabilities;
 mod each_daemon;
 mod further_subnets;
+mod graceful;
 mod host;
 mod kernel;
 mod kills;

@@ -3,7 +3,9 @@
 use std::io::Write;
 
 use proto::controller::v1::PrefixLimits;
-use proto::speaker::v1::{FamilyState, ListPeersRequest, MessageCounts, Peer, WatchPeersRequest};
+use proto::speaker::v1::{
+    FamilyState, GracefulRestart, ListPeersRequest, MessageCounts, Peer, WatchPeersRequest,
+};
 use tokio_stream::{StreamExt as _, StreamMap};
 
 use crate::cli::Peers;
@@ -211,6 +213,9 @@ fn detail(
     if let Some(limits) = &peer.max_prefixes {
         line("prefix limits", prefix_limits(limits))?;
     }
+    if let Some(restart) = &peer.graceful_restart {
+        line("restart", graceful_restart(output, restart, peer, now))?;
+    }
     line("policies", policies(peer))?;
     let error = match peer.last_error.as_str() {
         "" => "none".to_owned(),
@@ -292,6 +297,34 @@ fn state_in_words(output: Output, peer: &Peer, now: i64) -> String {
     format!("{} for {since} ({times})", output.paint(style, &peer.state))
 }
 
+/// What happens when one of the two sides restarts.
+fn graceful_restart(output: Output, restart: &GracefulRestart, peer: &Peer, now: i64) -> String {
+    let covered = peer.families.iter().any(|family| family.graceful_restart);
+    let theirs = match restart.peer_seconds {
+        None if peer.state != "Established" => String::new(),
+        None => "; the other side does not offer it".to_owned(),
+        Some(_) if !covered => "; the other side keeps our routes and asks for no more".to_owned(),
+        Some(seconds) => format!("; theirs {seconds} s"),
+    };
+    let notification = match restart.notification {
+        true => ", also after a NOTIFICATION",
+        false => "",
+    };
+    let stale: u64 = peer.families.iter().map(|family| family.stale).sum();
+    let kept = match restart.stale_until_ms {
+        0 => String::new(),
+        until_ms => {
+            let text = format!(
+                "{stale} stale routes kept for {} more",
+                until(until_ms, now)
+            );
+            format!("; {}", output.paint(SOON, &text))
+        }
+    };
+    let ours = restart.restart_seconds;
+    format!("graceful, ours {ours} s{theirs}{notification}{kept}")
+}
+
 fn policies(peer: &Peer) -> String {
     let external = peer.remote_asn != peer.local_asn;
     let names = |names: &[String]| match (names, external) {
@@ -368,6 +401,7 @@ fn families(writer: &mut impl Write, output: Output, peer: &Peer) -> Result<(), 
         Column::text("FAMILY"),
         Column::text("NEGOTIATED"),
         Column::number("RECEIVED"),
+        Column::number("STALE"),
         Column::number("ACCEPTED"),
         Column::number("BEST"),
         Column::number("SENT"),
@@ -381,6 +415,10 @@ fn families(writer: &mut impl Write, output: Output, peer: &Peer) -> Result<(), 
             family.family.as_str().into(),
             yes(family.negotiated),
             family.received.to_string().into(),
+            match family.stale {
+                0 => Cell::styled(DIM, "-"),
+                stale => Cell::styled(SOON, stale.to_string()),
+            },
             family.accepted.to_string().into(),
             family.best.to_string().into(),
             family.advertised.to_string().into(),

@@ -10,7 +10,7 @@ use crate::error::Failure;
 use crate::output::{BAD, GOOD, Output, SOON, TITLE};
 use crate::show::Missing;
 use crate::table::{Column, Table};
-use crate::time::{age, now};
+use crate::time::{age, now, until};
 use crate::view::{self, OfNode};
 
 /// A controller without a node is asked for itself.
@@ -94,6 +94,14 @@ fn of_speaker(
         "kernel",
         format!("{} routes{pending}", status.kernel_routes),
     )?;
+    if !status.restart_waiting_for.is_empty() {
+        let text = format!(
+            "waits for all routes of {}, at most {} more",
+            status.restart_waiting_for.join(", "),
+            until(status.restart_until_ms, now)
+        );
+        line("restart", output.paint(SOON, &text))?;
+    }
     for (index, subnet) in status.subnets.iter().enumerate() {
         let title = if index == 0 { "subnets" } else { "" };
         line(title, subnet.prefix.clone())?;

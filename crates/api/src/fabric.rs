@@ -19,6 +19,9 @@ pub struct FabricSpec {
     /// Timers of every session that does not say its own.
     #[serde(default)]
     pub timers: TimersSpec,
+    /// Graceful restart of every session that does not say its own.
+    #[serde(default)]
+    pub graceful_restart: GracefulRestartSpec,
     /// How the best route is chosen.
     #[serde(default)]
     pub decision: DecisionSpec,
@@ -89,6 +92,23 @@ pub struct TimersSpec {
     /// Time between two attempts to connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect_retry_seconds: Option<Number<u16, 1, 65535>>,
+}
+
+/// Graceful restart; what is not given comes from the Fabric, and there from the defaults: on, 120 s
+/// and 360 s. RFC 4724, RFC 8538.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GracefulRestartSpec {
+    /// Whether it is offered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// How long a speaker may take to come back: the other side keeps its routes for so long, and it
+    /// waits for so long for the other side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_seconds: Option<Number<u16, 1, 4095>>,
+    /// How long routes of another side that is back are kept if it does not repeat them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_seconds: Option<Number<u16, 1, 65535>>,
 }
 
 /// A hold time in seconds: 0 (never expires) or 3 to 65535. RFC 4271 §4.2.

@@ -16,11 +16,6 @@ const LATER: &[(&str, &str, &str)] = &[
     ),
     (
         "FabricSpec",
-        "gracefulRestart",
-        "graceful restart is not available yet",
-    ),
-    (
-        "FabricSpec",
         "reflectors",
         "route reflectors are not available yet",
     ),
@@ -74,11 +69,6 @@ const LATER: &[(&str, &str, &str)] = &[
         "PeerSpec",
         "keys",
         "TCP MD5 and TCP-AO keys are not available yet",
-    ),
-    (
-        "PeerSpec",
-        "gracefulRestart",
-        "graceful restart is not available yet",
     ),
     ("PeerSpec", "addPath", "ADD-PATH is not available yet"),
     (

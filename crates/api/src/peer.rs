@@ -6,7 +6,7 @@ use bgp::types::{Family, Prefix};
 use serde::{Deserialize, Serialize};
 
 use crate::values::{AsNumber, Number, Port};
-use crate::{MaxPrefixes, PerLabel, Selector, TimersSpec};
+use crate::{GracefulRestartSpec, MaxPrefixes, PerLabel, Selector, TimersSpec};
 
 /// A session template: every node it selects has one session with the other side.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +56,9 @@ pub struct PeerSpec {
     /// Timers, where they are not what the Fabric says.
     #[serde(default)]
     pub timers: TimersSpec,
+    /// Graceful restart, where it is not what the Fabric says.
+    #[serde(default)]
+    pub graceful_restart: GracefulRestartSpec,
     /// `RoutePolicy`s for routes received, in order. On eBGP none means: accept nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub import: Vec<String>,

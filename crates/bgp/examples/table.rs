@@ -294,6 +294,7 @@ fn peer_config(peer: u8) -> PeerConfig {
         export: vec!["all".into()],
         next_hop: NextHopMode::Auto,
         allow_own_as: 0,
+        graceful_restart: None,
     }
 }
 

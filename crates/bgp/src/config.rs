@@ -70,6 +70,8 @@ pub struct PeerConfig {
     pub next_hop: NextHopMode,
     /// How often our own AS may stand in a received AS_PATH.
     pub allow_own_as: u8,
+    /// Graceful restart, ours and the peer's; `None`: not offered. RFC 4724.
+    pub graceful_restart: Option<GracefulRestart>,
 }
 
 impl PeerConfig {
@@ -142,6 +144,27 @@ pub enum LimitAction {
     Drop,
     /// People are told; everything is kept.
     Warn,
+}
+
+/// Graceful restart with one peer. RFC 4724, RFC 8538.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct GracefulRestart {
+    /// How long we need at most to come back after a restart, in seconds: 1 to 4095. The peer keeps
+    /// our routes for so long, and we wait for so long for the peers that we had.
+    pub restart_seconds: u16,
+    /// How long routes of a peer that is back are kept at most if it does not repeat them, in
+    /// seconds; at least 1.
+    pub stale_seconds: u16,
+}
+
+impl Default for GracefulRestart {
+    /// 120 s, 360 s.
+    fn default() -> GracefulRestart {
+        GracefulRestart {
+            restart_seconds: 120,
+            stale_seconds: 360,
+        }
+    }
 }
 
 /// What NEXT_HOP says in routes sent to a peer. RFC 4271 §5.1.3.
@@ -468,6 +491,16 @@ impl Config {
             if limits.restart_seconds == Some(0) {
                 let allowed = "at least 1 s, or never";
                 return Err(value("the prefix limits' restart time", &0, allowed));
+            }
+        }
+        if let Some(restart) = peer.graceful_restart {
+            let most = crate::message::GracefulRestart::MAX_SECONDS;
+            if !(1..=most).contains(&restart.restart_seconds) {
+                let found = &restart.restart_seconds;
+                return Err(value("the restart time", found, "1 to 4095 s"));
+            }
+            if restart.stale_seconds == 0 {
+                return Err(value("the stale time", &0, "at least 1 s"));
             }
         }
         Ok(())

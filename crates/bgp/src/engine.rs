@@ -1,11 +1,12 @@
 //! The engine: every peer and table of one speaker.
 //!
 //! This file is its interface and the order in which things happen; `peers` has the sessions' side
-//! (connections, what comes over them), `configure` finds what a new configuration changes,
+//! (connections, what comes over them), `graceful` what outlives them, `configure` finds what a new configuration changes,
 //! `queries` and `explain` answer questions. The tables are in `rib`.
 
 mod configure;
 mod explain;
+mod graceful;
 mod io;
 mod limits;
 mod peers;
@@ -14,19 +15,20 @@ mod queries;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use self::graceful::Deferred;
 pub use self::io::{
     Command, CommandError, FibChange, Input, LocalAddresses, NextHopSet, NextHopState, Output,
-    RouteChange,
+    Restart, RouteChange,
 };
 use self::peers::{Conn, Peer};
-use crate::codec;
+use crate::codec::{self, FamilySet};
 use crate::config::{Advertisement, Config, Policy};
 use crate::message::Message;
 use crate::rib::Shared;
@@ -69,6 +71,11 @@ pub struct Engine {
     outputs: VecDeque<Output>,
     fib_told: bool,
     bury_at: Option<Instant>,
+    /// Families in which we have gone on forwarding through our own restart.
+    preserved: FamilySet,
+    /// Peers to be waited for after it, until the first configuration.
+    expected: BTreeSet<String>,
+    deferred: Option<Deferred>,
 }
 
 impl Engine {
@@ -95,6 +102,9 @@ impl Engine {
             outputs: VecDeque::new(),
             fib_told: false,
             bury_at: None,
+            preserved: FamilySet::default(),
+            expected: BTreeSet::new(),
+            deferred: None,
         }
     }
 
@@ -179,6 +189,7 @@ impl Engine {
             }
             self.carry_out(now, id);
         }
+        self.handle_restart_timers(now);
         self.v4.work(&mut self.shared);
         self.v6.work(&mut self.shared);
         if self.bury_at.is_some_and(|at| at <= now) {
@@ -197,7 +208,8 @@ impl Engine {
         }
         let sessions = self.peers.values();
         let sessions = sessions.filter_map(|peer| peer.session.poll_timeout());
-        sessions.chain(self.bury_at).min()
+        let restarts = self.restart_timeout();
+        sessions.chain(self.bury_at).chain(restarts).min()
     }
 
     /// The next thing to be done outside; `None` when there is nothing now.
@@ -258,6 +270,7 @@ impl Engine {
 
     /// After every call: tells outside what has piled up.
     fn settle(&mut self) {
+        self.review_deferral();
         self.outputs.extend(self.shared.hops.outputs.drain(..));
         for peer in std::mem::take(&mut self.shared.wake) {
             let conn = self.peers.get(&peer).and_then(|peer| peer.session.conn());

@@ -44,7 +44,8 @@
 //! | 4486, 9003 | why a session ends, in words |
 //! | 4456 | ORIGINATOR_ID and CLUSTER_LIST are understood and checked; nothing is reflected yet |
 //! | 5004 | the older external route stays, when asked for |
-//! | 4724 | End-of-RIB is sent and understood; graceful restart is not offered yet |
+//! | 4724 | graceful restart: §3 capability, §4.1 restarting speaker (selection deferred), §4.2 helper, §5 a new connection in place of an Established one |
+//! | 8538 | graceful restart goes on after a NOTIFICATION, and ends with Hard Reset |
 //! | 9687 | a peer that takes nothing from us does not keep its session |
 
 // Tests have to begin their clocks somewhere.

@@ -69,8 +69,49 @@ pub struct Capabilities {
     pub extended_message: bool,
     /// Families whose routes may have an IPv6 next hop although they are not IPv6. RFC 8950.
     pub extended_next_hop: Vec<Family>,
+    /// Graceful restart. RFC 4724, RFC 8538.
+    pub graceful_restart: Option<GracefulRestart>,
     /// Codes of capabilities that we do not use, in the order of their arrival.
     pub unknown: Vec<u8>,
+}
+
+/// What a speaker says about its restarts. RFC 4724 §3, RFC 8538 §2.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct GracefulRestart {
+    /// R: it has restarted; do not wait for its End-of-RIB before you speak.
+    pub restarting: bool,
+    /// N: a NOTIFICATION does not end it, but for Cease/Hard Reset.
+    pub notification: bool,
+    /// How long it needs at most to come back, in seconds; at most 4095.
+    pub seconds: u16,
+    /// Families whose routes are to be kept while it is away. Empty: it keeps the routes of others
+    /// and does not ask for the same.
+    pub families: Vec<ForwardingState>,
+}
+
+/// What a speaker that has restarted says of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ForwardingState {
+    /// Which.
+    pub family: Family,
+    /// F: it has gone on forwarding by the routes it had.
+    pub preserved: bool,
+}
+
+impl GracefulRestart {
+    /// The longest restart time the capability can carry, in seconds.
+    pub const MAX_SECONDS: u16 = 4095;
+
+    /// Whether routes of a family are to be kept while the speaker is away.
+    pub fn covers(&self, family: Family) -> bool {
+        self.families.iter().any(|entry| entry.family == family)
+    }
+
+    /// Whether the speaker says that it has gone on forwarding in a family.
+    pub fn preserved(&self, family: Family) -> bool {
+        let said = |entry: &ForwardingState| entry.family == family && entry.preserved;
+        self.families.iter().any(said)
+    }
 }
 
 impl Capabilities {
@@ -92,6 +133,9 @@ impl Capabilities {
         }
         let next_hops = self.extended_next_hop.iter();
         names.extend(next_hops.map(|f| format!("{f} with IPv6 next hop")));
+        if self.graceful_restart.is_some() {
+            names.push("graceful restart".into());
+        }
         names.extend(self.unknown.iter().map(|code| capability_name(*code)));
         names
     }
@@ -103,7 +147,6 @@ fn capability_name(code: u8) -> String {
         3 => "outbound route filtering",
         6 => "BGP extended message",
         9 => "BGP role",
-        64 => "graceful restart",
         67 => "dynamic capability",
         69 => "ADD-PATH",
         71 => "long-lived graceful restart",
@@ -210,6 +253,9 @@ pub enum Cease {
     ConnectionCollisionResolution = 7,
     /// Out of memory or of something else.
     OutOfResources = 8,
+    /// Ends graceful restart too; the data is the NOTIFICATION it stands for: code, subcode, data.
+    /// RFC 8538 §3.
+    HardReset = 9,
     /// BFD says that the path between the two is down. RFC 9384.
     BfdDown = 10,
 }
@@ -300,6 +346,31 @@ impl Notification {
         Some((family, u32::from_be_bytes(*limit)))
     }
 
+    /// The same as a Hard Reset, which ends graceful restart too. RFC 8538 §3.1.
+    #[must_use]
+    pub fn into_hard_reset(self) -> Notification {
+        let mut data = vec![self.code, self.subcode];
+        data.extend_from_slice(&self.data);
+        Notification::new(code::CEASE, Cease::HardReset as u8, data)
+    }
+
+    /// Whether it ends graceful restart too. RFC 8538 §3.
+    pub fn is_hard_reset(&self) -> bool {
+        self.code == code::CEASE && self.subcode == Cease::HardReset as u8
+    }
+
+    /// Whether it says that the path between the two is down. RFC 9384.
+    pub fn is_path_down(&self) -> bool {
+        self.code == code::CEASE && self.subcode == Cease::BfdDown as u8
+    }
+
+    /// The NOTIFICATION that a Hard Reset stands for; `None` when it is none or does not say.
+    fn within(&self) -> Option<Notification> {
+        let (&[code, subcode], data) = self.data.split_first_chunk::<2>()?;
+        let within = Notification::new(code, subcode, Bytes::copy_from_slice(data));
+        (self.is_hard_reset() && !within.is_hard_reset()).then_some(within)
+    }
+
     /// The text of an administrative shutdown or reset; none when there is none or when it is not
     /// the UTF-8 that RFC 9003 §2 asks for. It is the other side's, so characters in it that would
     /// move a cursor or turn the direction of writing are replaced before a person's terminal sees
@@ -339,6 +410,9 @@ impl fmt::Display for Notification {
         }
         if let Some((family, limit)) = self.prefix_limit() {
             write!(f, " ({limit} of {family})")?;
+        }
+        if let Some(within) = self.within() {
+            return write!(f, " ({within})");
         }
         match self.text() {
             Some(text) => write!(f, ": \"{text}\""),
@@ -460,12 +534,29 @@ mod tests {
     }
 
     #[test]
+    fn a_hard_reset_says_what_it_stands_for() {
+        let sent = Notification::cease(Cease::AdministrativeShutdown, "gone").into_hard_reset();
+        assert_eq!(sent.data[..3], [code::CEASE, 2, 4]);
+        assert!(sent.is_hard_reset());
+        assert_eq!(
+            sent.to_string(),
+            "Cease, Hard Reset (Cease, Administrative Shutdown: \"gone\")"
+        );
+        let bare = Notification::cease(Cease::HardReset, "");
+        assert_eq!(bare.to_string(), "Cease, Hard Reset");
+        // However deep they are nested.
+        let nested = bare.into_hard_reset().into_hard_reset();
+        assert_eq!(nested.to_string(), "Cease, Hard Reset");
+    }
+
+    #[test]
     fn capabilities_are_named_for_a_person() {
         let capabilities = Capabilities {
             families: vec![Family::Ipv4, Family::Ipv6],
             four_octet_as: Some(Asn(64512)),
             extended_next_hop: vec![Family::Ipv4],
-            unknown: vec![64, 250],
+            graceful_restart: Some(GracefulRestart::default()),
+            unknown: vec![250],
             ..Capabilities::default()
         };
         assert_eq!(

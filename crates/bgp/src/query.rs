@@ -31,6 +31,15 @@ pub struct EngineStatus {
     pub established: u64,
 }
 
+/// We have restarted and wait for our peers before anything is told. RFC 4724 §4.1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deferral {
+    /// When we stop to wait.
+    pub until: Instant,
+    /// Names of the peers whose End-of-RIB has yet to come.
+    pub waiting_for: Vec<String>,
+}
+
 /// One peer: its configuration in short, its session, and what was counted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PeerStatus {
@@ -92,6 +101,24 @@ pub struct PeerStatus {
     pub max_prefixes: Option<PrefixLimits>,
     /// It sent more, and the session is down for that.
     pub over_limit: bool,
+    /// Graceful restart, where it is configured.
+    pub graceful_restart: Option<GracefulStatus>,
+}
+
+/// Graceful restart with one peer. RFC 4724.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GracefulStatus {
+    /// What we offer, in seconds.
+    pub restart_seconds: u16,
+    /// What the peer offers, in seconds; `None`: it does not, or there is no session.
+    pub peer_seconds: Option<u16>,
+    /// A NOTIFICATION does not end it, but for Hard Reset. RFC 8538.
+    pub notification: bool,
+    /// The peer said in its OPEN that it had restarted.
+    pub peer_restarted: bool,
+    /// Until when its routes are kept: while it is away, that it come back; once it is back, that it
+    /// repeat them.
+    pub stale_until: Option<Instant>,
 }
 
 /// One family of a peer.
@@ -117,6 +144,10 @@ pub struct FamilyStatus {
     pub end_of_rib_sent: bool,
     /// IPv4 routes may have IPv6 next hops. RFC 8950.
     pub extended_next_hop: bool,
+    /// Of the routes in Adj-RIB-In: those kept from a session that was lost, and not repeated yet.
+    pub stale: u64,
+    /// The peer's routes are kept when the session is lost.
+    pub graceful_restart: bool,
 }
 
 /// Messages by kind, and their octets.
@@ -262,6 +293,8 @@ pub struct RouteRow {
     pub multipath: bool,
     /// Why it is not used; `None` when it is.
     pub reason: Option<Reason>,
+    /// It is kept from a session that was lost, and has not been repeated. RFC 4724 §4.2.
+    pub stale: bool,
     /// When it came, or changed last.
     pub since: Option<Instant>,
     /// For our own: the advertisements that ask for it.

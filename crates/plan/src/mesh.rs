@@ -13,7 +13,7 @@ use bgp::config::{
 };
 use bgp::types::{Asn, Family, Prefix};
 
-use crate::node::{Planned, own_asn, timers};
+use crate::node::{Planned, graceful_restart, own_asn, timers};
 use crate::{Snapshot, Subnet};
 
 const IMPORT: &str = "mesh-import";
@@ -76,6 +76,10 @@ pub(crate) fn peers(
                 export: vec![EXPORT.into()],
                 next_hop: NextHopMode::Self_,
                 allow_own_as: 0,
+                graceful_restart: graceful_restart(
+                    api::GracefulRestartSpec::default(),
+                    snapshot.resources.fabric.spec.graceful_restart,
+                ),
             },
         });
     }

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use api::{
-    AsnSource, LimitActionSpec, LocalAddress, MaxPrefixes, NextHopSpec, Node, Peer, RestartSeconds,
-    TimersSpec, Topology,
+    AsnSource, GracefulRestartSpec, LimitActionSpec, LocalAddress, MaxPrefixes, NextHopSpec, Node,
+    Peer, RestartSeconds, TimersSpec, Topology,
 };
 use bgp::config::{
-    Advertisement, Config, DecisionConfig, LimitAction, NextHopMode, Originated, PeerConfig,
-    Policy, PrefixLimits, Timers,
+    Advertisement, Config, DecisionConfig, GracefulRestart, LimitAction, NextHopMode, Originated,
+    PeerConfig, Policy, PrefixLimits, Timers,
 };
 use bgp::types::{Asn, Prefix, RouterId};
 
@@ -244,6 +244,10 @@ fn session(snapshot: &Snapshot, node: &Node, peer: &Peer, asn: Asn) -> Result<Pe
             NextHopSpec::Unchanged => NextHopMode::Unchanged,
         },
         allow_own_as: spec.allow_own_as.get(),
+        graceful_restart: graceful_restart(
+            spec.graceful_restart,
+            snapshot.resources.fabric.spec.graceful_restart,
+        ),
     })
 }
 
@@ -332,6 +336,21 @@ pub(crate) fn timers(own: TimersSpec, fabric: TimersSpec) -> Timers {
             .or(fabric.connect_retry_seconds)
             .map_or(defaults.connect_retry, |it| it.get()),
     }
+}
+
+/// What the peer says, then the Fabric, then the defaults: on.
+pub(crate) fn graceful_restart(
+    own: GracefulRestartSpec,
+    fabric: GracefulRestartSpec,
+) -> Option<GracefulRestart> {
+    let defaults = GracefulRestart::default();
+    let restart = own.restart_seconds.or(fabric.restart_seconds);
+    let stale = own.stale_seconds.or(fabric.stale_seconds);
+    let enabled = own.enabled.or(fabric.enabled).unwrap_or(true);
+    enabled.then(|| GracefulRestart {
+        restart_seconds: restart.map_or(defaults.restart_seconds, |it| it.get()),
+        stale_seconds: stale.map_or(defaults.stale_seconds, |it| it.get()),
+    })
 }
 
 /// Two sessions with one address cannot be told apart: the first one (by name) stays.

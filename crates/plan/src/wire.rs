@@ -9,8 +9,9 @@ use std::str::FromStr;
 
 use api::AnyCommunity;
 use bgp::config::{
-    Action, Advertisement, Config, DecisionConfig, LimitAction, Match, NextHopMode, Origin,
-    Originated, PeerConfig, Policy, PrefixLimits, PrefixMatch, Rule, Set, Source, Timers,
+    Action, Advertisement, Config, DecisionConfig, GracefulRestart, LimitAction, Match,
+    NextHopMode, Origin, Originated, PeerConfig, Policy, PrefixLimits, PrefixMatch, Rule, Set,
+    Source, Timers,
 };
 use bgp::types::{Asn, Family, Prefix, RouterId};
 use proto::controller::v1 as pb;
@@ -133,6 +134,10 @@ fn peer_to_proto(peer: &PeerConfig) -> pb::PeerConfig {
             NextHopMode::Unchanged => "Unchanged".into(),
         },
         allow_own_as: peer.allow_own_as.into(),
+        graceful_restart: peer.graceful_restart.map(|it| pb::GracefulRestart {
+            restart_seconds: it.restart_seconds.into(),
+            stale_seconds: it.stale_seconds.into(),
+        }),
     }
 }
 
@@ -341,6 +346,15 @@ fn peer_from_proto(at: &str, peer: pb::PeerConfig) -> Result<PeerConfig, WireErr
             }
         },
         allow_own_as: u8_of("allow_own_as", peer.allow_own_as)?,
+        graceful_restart: (peer.graceful_restart)
+            .map(|it| {
+                let of = |name: &str, value| u16_of(&format!("graceful_restart.{name}"), value);
+                Ok::<_, WireError>(GracefulRestart {
+                    restart_seconds: of("restart_seconds", it.restart_seconds)?,
+                    stale_seconds: of("stale_seconds", it.stale_seconds)?,
+                })
+            })
+            .transpose()?,
     })
 }
 

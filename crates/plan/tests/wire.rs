@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
 use bgp::config::{
-    Action, Advertisement, Config, DecisionConfig, LimitAction, Match, NextHopMode, Originated,
-    PeerConfig, Policy, PrefixLimits, PrefixMatch, Rule, Set, Timers,
+    Action, Advertisement, Config, DecisionConfig, GracefulRestart, LimitAction, Match,
+    NextHopMode, Originated, PeerConfig, Policy, PrefixLimits, PrefixMatch, Rule, Set, Timers,
 };
 use bgp::types::{Asn, Family, RouterId};
 use plan::wire::{from_proto, to_proto};
@@ -43,6 +43,10 @@ fn config() -> NodeConfig {
                 export: vec!["p".into()],
                 next_hop: NextHopMode::Unchanged,
                 allow_own_as: 1,
+                graceful_restart: Some(GracefulRestart {
+                    restart_seconds: 30,
+                    stale_seconds: 31,
+                }),
             }],
             policies: vec![Policy {
                 name: "p".into(),

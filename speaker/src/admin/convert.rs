@@ -59,6 +59,13 @@ pub(super) fn peer((peer, bfd): WatchedPeer) -> pb::Peer {
         max_prefixes: peer.max_prefixes.map(prefix_limits),
         over_limit: peer.over_limit,
         bfd,
+        graceful_restart: peer.graceful_restart.map(|it| pb::GracefulRestart {
+            restart_seconds: it.restart_seconds.into(),
+            peer_seconds: it.peer_seconds.map(Into::into),
+            notification: it.notification,
+            peer_restarted: it.peer_restarted,
+            stale_until_ms: wall_ms_or_0(it.stale_until),
+        }),
     }
 }
 
@@ -87,6 +94,8 @@ fn family(family: &FamilyStatus) -> pb::FamilyState {
         end_of_rib_received: family.end_of_rib_received,
         end_of_rib_sent: family.end_of_rib_sent,
         extended_next_hop: family.extended_next_hop,
+        stale: family.stale,
+        graceful_restart: family.graceful_restart,
     }
 }
 
@@ -110,6 +119,7 @@ pub(super) fn route(row: RouteRow, kernel: Option<RouteState>) -> pb::Route {
         attributes: Some(attributes(&row.attributes)),
         best: row.best,
         multipath: row.multipath,
+        stale: row.stale,
         reason: text(row.reason),
         since_ms: wall_ms_or_0(row.since),
         kernel: kernel.map_or(String::new(), |state| kernel_word(state).to_owned()),
@@ -234,8 +244,12 @@ fn deciding_line(from: &Explanation) -> String {
             1 => "; one other candidate".to_owned(),
             others => format!("; {others} other candidates"),
         };
+        let stale = match best.route.stale {
+            true => " (stale: kept from a session that was lost)",
+            false => "",
+        };
         return format!(
-            "the best route is from {}{with}{others}.",
+            "the best route is from {}{stale}{with}{others}.",
             by(&best.route.peer)
         );
     }

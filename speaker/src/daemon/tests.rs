@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use bgp::config::{
-    Action, Advertisement, Match, NextHopMode, Originated, PeerConfig, Policy, Rule, Set, Timers,
+    Action, Advertisement, GracefulRestart, Match, NextHopMode, Originated, PeerConfig, Policy,
+    Rule, Set, Timers,
 };
 use bgp::types::{Asn, Family, Prefix, RouterId};
 use hyper_util::rt::TokioIo;
@@ -96,6 +97,7 @@ impl Net {
             export: vec!["outside".into()],
             next_hop: NextHopMode::Auto,
             allow_own_as: 0,
+            graceful_restart: None,
         }
     }
 
@@ -356,6 +358,85 @@ async fn coming_back_says_nothing_and_leaving_says_cease() {
         .await;
     assert_eq!(peer.received.unwrap().notification, 1);
     assert!(peer.last_error.contains("leaving"), "{}", peer.last_error);
+}
+
+/// Nodes 1 and 2 with graceful restart.
+fn graceful(net: &Net, node: u8, peer: u8) -> NodeConfig {
+    let mut config = net.config(node, &[peer]);
+    config.bgp.peers[0].graceful_restart = Some(GracefulRestart::default());
+    config
+}
+
+#[tokio::test]
+async fn a_speaker_that_comes_back_is_a_restart_to_its_peers_and_one_that_left_is_not() {
+    let net = Net::new();
+    let config = graceful(&net, 1, 2);
+    let mut a = Node::start(&net, &config).await;
+    let mut b = Node::start(&net, &graceful(&net, 2, 1)).await;
+    a.established("n2").await;
+    let restart = b.established("n1").await.graceful_restart.unwrap();
+    assert!(
+        restart.notification && !restart.peer_restarted,
+        "a first start"
+    );
+    assert_eq!(
+        (restart.restart_seconds, restart.peer_seconds),
+        (120, Some(120))
+    );
+    let told = |peer: &pb::Peer| peer.families.iter().any(|family| family.received == 1);
+    b.until("n1", "heard", told).await;
+
+    let directory = a.stop(Departure::ComingBack).await;
+    let away = b.wait("n1", "down", |peer| peer.state != ESTABLISHED).await;
+    assert_eq!(away.families[0].stale, 1);
+    assert!(away.graceful_restart.unwrap().stale_until_ms > 0);
+    let kept = b.routes("Received", "n1").await.remove(0);
+    assert!(kept.stale && kept.prefix == own_prefix(1).to_string());
+
+    let mut a = Node::start_in(directory, &net, &config).await;
+    a.established("n2").await;
+    let back = b.established("n1").await;
+    assert!(back.graceful_restart.unwrap().peer_restarted, "{back:#?}");
+    let repeated = |peer: &pb::Peer| peer.families[0].received == 1 && peer.families[0].stale == 0;
+    b.until("n1", "told everything again", repeated).await;
+    let status = a.admin.get_status(pb::GetStatusRequest {}).await.unwrap();
+    assert!(status.into_inner().restart_waiting_for.is_empty());
+
+    let directory = a.stop(Departure::Leaving).await;
+    b.wait("n1", "down", |peer| peer.state != ESTABLISHED).await;
+    assert!(b.routes("Received", "n1").await.is_empty());
+    let _a = Node::start_in(directory, &net, &config).await;
+    let back = b.established("n1").await;
+    assert!(!back.graceful_restart.unwrap().peer_restarted, "{back:#?}");
+}
+
+#[tokio::test]
+async fn a_speaker_that_crashes_is_a_restart_too() {
+    let net = Net::new();
+    let config = graceful(&net, 1, 2);
+    let mut a = Node::start(&net, &config).await;
+    let mut b = Node::start(&net, &graceful(&net, 2, 1)).await;
+    a.established("n2").await;
+    b.established("n1").await;
+    let note = a.directory.path().join("alive");
+    let noted = async {
+        while !std::fs::read_to_string(&note).is_ok_and(|text| text.contains("peer n2")) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, noted)
+        .await
+        .expect("it notes that it lives");
+    a.loop_task.abort();
+    assert!(a.loop_task.await.unwrap_err().is_cancelled());
+    b.wait("n1", "down", |peer| peer.state != ESTABLISHED).await;
+    // In a directory of its own: the tasks that answer questions live on in this process.
+    let directory = tempfile::tempdir().unwrap();
+    keep(directory.path(), &config);
+    std::fs::copy(note, directory.path().join("alive")).unwrap();
+    let _a = Node::start_in(directory, &net, &config).await;
+    let back = b.established("n1").await;
+    assert!(back.graceful_restart.unwrap().peer_restarted, "{back:#?}");
 }
 
 #[tokio::test]

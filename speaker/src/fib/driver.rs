@@ -94,6 +94,8 @@ pub(super) struct Driver {
     pub(super) next_list: Instant,
     /// How long the last one took.
     pub(super) list_took: Duration,
+    /// Routes taken over at the start, IPv4 and IPv6.
+    pub(super) adopted: [u64; 2],
     /// What nobody asks for may go.
     pub(super) swept: bool,
     /// Groups may have become unused.
@@ -164,6 +166,7 @@ impl Driver {
             list: None,
             next_list: now + tuning.relist,
             list_took: Duration::ZERO,
+            adopted: [0; 2],
             swept: false,
             untidy: false,
             retired: Vec::new(),

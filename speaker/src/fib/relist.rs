@@ -142,6 +142,7 @@ impl Driver {
         // Of several for one prefix the first is in use; a sweep finds the others.
         list.v4.dedup_by_key(|(prefix, _)| *prefix);
         list.v6.dedup_by_key(|(prefix, _)| *prefix);
+        self.adopted = [list.v4.len() as u64, list.v6.len() as u64];
         let v4 = list.v4.iter().map(|(p, id)| (Prefix::V4(*p), *id));
         let v6 = list.v6.iter().map(|(p, id)| (Prefix::V6(*p), *id));
         for (prefix, id) in v4.chain(v6) {

@@ -119,6 +119,7 @@ impl Driver {
             },
             refused: count(State::Refused) + count(State::Foreign),
             stale: count(State::Stale),
+            adopted: self.adopted,
             groups: self.groups.len(),
             repaired: self.repaired,
             overruns: self.overruns,

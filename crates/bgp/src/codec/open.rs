@@ -1,10 +1,14 @@
 //! OPEN and its capabilities. RFC 4271 §4.2, §6.2; RFC 5492.
 
 use bytes::{Bytes, BytesMut};
-use rustbgpd_wire::{Afi, Capability, ExtendedNextHopFamily, OpenMessage, Safi};
+use rustbgpd_wire::{
+    Afi, Capability, ExtendedNextHopFamily, GracefulRestartFamily, OpenMessage, Safi,
+};
 
 use super::{WireError, family};
-use crate::message::{Capabilities, Notification, Open, OpenError};
+use crate::message::{
+    Capabilities, ForwardingState, GracefulRestart, Notification, Open, OpenError,
+};
 use crate::types::{Asn, Family, RouterId};
 
 /// Appends an OPEN.
@@ -61,10 +65,27 @@ fn to_wire(capabilities: &Capabilities) -> Vec<Capability> {
     if let Some(asn) = capabilities.four_octet_as {
         wire.push(Capability::FourOctetAs { asn: asn.0 });
     }
+    if let Some(restart) = &capabilities.graceful_restart {
+        wire.push(graceful_restart(restart));
+    }
     if capabilities.enhanced_route_refresh {
         wire.push(Capability::EnhancedRouteRefresh);
     }
     wire
+}
+
+fn graceful_restart(restart: &GracefulRestart) -> Capability {
+    let entry = |entry: &ForwardingState| GracefulRestartFamily {
+        afi: afi(entry.family),
+        safi: Safi::Unicast,
+        forwarding_preserved: entry.preserved,
+    };
+    Capability::GracefulRestart {
+        restart_state: restart.restarting,
+        notification: restart.notification,
+        restart_time: restart.seconds.min(GracefulRestart::MAX_SECONDS),
+        families: restart.families.iter().map(entry).collect(),
+    }
 }
 
 fn afi(family: Family) -> Afi {
@@ -154,6 +175,26 @@ fn from_wire(wire: &[Capability]) -> Capabilities {
                     let nlri = (entry.nlri_afi as u16, u16::from(entry.nlri_safi as u8));
                     extended_next_hop(&mut capabilities, nlri, entry.next_hop_afi as u16);
                 }
+            }
+            // Of several the last one counts. RFC 4724 §3.
+            Capability::GracefulRestart {
+                restart_state,
+                notification,
+                restart_time,
+                families,
+            } => {
+                let families = families.iter().filter_map(|entry| {
+                    Some(ForwardingState {
+                        family: family(entry.afi as u16, entry.safi as u8)?,
+                        preserved: entry.forwarding_preserved,
+                    })
+                });
+                capabilities.graceful_restart = Some(GracefulRestart {
+                    restarting: *restart_state,
+                    notification: *notification,
+                    seconds: *restart_time,
+                    families: families.collect(),
+                });
             }
             // The library gives up on the whole list when it does not know one of its families.
             Capability::Unknown { code: 5, data } if data.len() % 6 == 0 => {

@@ -43,6 +43,10 @@ impl Engine {
             .collect();
         let checks_changed = self.configure_ourselves(&config);
         self.configure_peers(now, &config);
+        if self.config.is_none() {
+            self.begin_deferral(now);
+        }
+        self.tell_sessions_of_restart();
         self.configure_imports(checks_changed);
         self.configure_exports();
         self.v4.originate(&mut self.shared, &config.originate);
@@ -117,8 +121,13 @@ impl Engine {
                 if peer.config != *new {
                     self.outputs.push_back(Output::SessionChanged(id));
                 }
+                let other = |peer: &PeerConfig| (peer.address, peer.local_asn, peer.remote_asn);
+                let kept = new.graceful_restart.is_some() && other(&peer.config) == other(new);
                 peer.config = new.clone();
                 peer.session.reconfigure(now, new, config.router_id);
+                if !kept && peer.up.is_none() {
+                    self.give_up_stale(id);
+                }
                 self.check_limits(now, id);
             }
             None => {
@@ -130,6 +139,7 @@ impl Engine {
                     config: new.clone(),
                     session,
                     up: None,
+                    stale: None,
                     faults: Faults::default(),
                 };
                 self.peers.insert(id, peer);
@@ -139,20 +149,22 @@ impl Engine {
         self.carry_out(now, id);
     }
 
-    /// Import policies of Established sessions, asked again where they changed.
+    /// Import policies of peers that have routes here, asked again where they changed.
     fn configure_imports(&mut self, checks_changed: bool) {
         let mut again: BTreeSet<SourceId> = BTreeSet::new();
         for peer in self.peers.values() {
-            let Some(up) = &peer.up else { continue };
+            let Some(source) = peer.source() else {
+                continue;
+            };
             let import = self.import_chain(&peer.config);
-            let Some(origin) = self.shared.source_mut(up.source) else {
+            let Some(origin) = self.shared.source_mut(source) else {
                 continue;
             };
             let allow_own_as = peer.config.allow_own_as;
             if checks_changed || *origin.import != import || origin.allow_own_as != allow_own_as {
                 origin.import = Arc::new(import);
                 origin.allow_own_as = allow_own_as;
-                again.insert(up.source);
+                again.insert(source);
             }
         }
         self.shared.forget_imported();
@@ -258,9 +270,8 @@ impl Engine {
         }
         self.shared.forget_imported();
         if known {
-            let sources: BTreeSet<SourceId> = (self.peers.values())
-                .filter_map(|peer| Some(peer.up.as_ref()?.source))
-                .collect();
+            let sources: BTreeSet<SourceId> =
+                self.peers.values().filter_map(Peer::source).collect();
             self.v4.import_again(&sources);
             self.v6.import_again(&sources);
         }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::query::RouteRow;
-use crate::types::{ConnId, PeerId, Prefix};
+use crate::types::{ConnId, Family, PeerId, Prefix};
 
 /// Something that happened outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +148,17 @@ pub struct NextHopSet {
     pub id: u32,
     /// Sorted, each once, at least one.
     pub hops: Vec<IpAddr>,
+}
+
+/// What the process that was here before us left behind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restart {
+    /// Families whose kernel routes are still there, so that packets have been forwarded all the
+    /// while.
+    pub preserved: Vec<Family>,
+    /// Names of the peers it had Established sessions with, with graceful restart agreed on. Others
+    /// are not waited for: they have nothing of ours to lose.
+    pub peers: Vec<String>,
 }
 
 /// What a person may ask of a session. Peers are given by name or address.

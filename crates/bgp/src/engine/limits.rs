@@ -37,9 +37,11 @@ impl Engine {
                 };
                 let why = format!("it sent more than {limit} {family} prefixes; {until}");
                 let wait = limits.restart_seconds.map(u64::from);
+                // Kept as stale they would still take the memory that the limit is there for.
+                let notification = Notification::maximum_prefixes(family, limit);
                 return peer.session.exceeded(
                     now,
-                    Notification::maximum_prefixes(family, limit),
+                    up.negotiated.for_good(notification),
                     &why,
                     wait.map(Duration::from_secs),
                 );

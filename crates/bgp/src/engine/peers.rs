@@ -8,6 +8,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 use smallvec::SmallVec;
 
+use super::graceful::Stale;
 use super::{Command, CommandError, Engine, LocalAddresses, Output, SEND_AT_ONCE};
 use crate::codec::{self, Context, Nlri, Update};
 use crate::config::{PeerConfig, Source};
@@ -16,7 +17,7 @@ use crate::query::Fault;
 use crate::rib::adj_in::{Faults, hex};
 use crate::rib::table::SourceId;
 use crate::rib::{Counts, Origin};
-use crate::session::{Action, Negotiated, Session, State};
+use crate::session::{Action, DownReason, Negotiated, Session, State};
 use crate::types::{ConnId, Family, PeerId};
 
 /// A configured peer.
@@ -26,6 +27,8 @@ pub(super) struct Peer {
     pub(super) session: Session,
     /// While the session is Established.
     pub(super) up: Option<Up>,
+    /// Routes of its last session, while they are kept.
+    pub(super) stale: Option<Stale>,
     pub(super) faults: Faults,
 }
 
@@ -151,11 +154,18 @@ impl Engine {
                 Action::Close { conn } => self.close(conn),
                 Action::Send { conn, message } => self.queue(conn, &message),
                 Action::Up { conn, negotiated } => self.up(now, id, conn, negotiated),
-                Action::Down { .. } => self.down(id),
+                Action::Down { reason, .. } => self.down(now, id, &reason),
                 Action::Changed => {
                     self.outputs.push_back(Output::SessionChanged(id));
                 }
             }
+        }
+        // Of a peer that we do not want to have back nothing is kept.
+        let ended =
+            |session: &Session| session.shutdown_text().is_some() || session.is_over_limit();
+        let unwanted = |peer: &Peer| peer.up.is_none() && ended(&peer.session);
+        if self.peers.get(&id).is_some_and(unwanted) {
+            self.give_up_stale(id);
         }
     }
 
@@ -240,7 +250,9 @@ impl Engine {
             counts: [Counts::default(); 2],
             leaving: 2,
         };
-        let Some(source) = self.shared.add_source(origin) else {
+        let source = (self.welcome_back(now, id, &negotiated, &origin))
+            .or_else(|| self.shared.add_source(origin));
+        let Some(source) = source else {
             // 65,535 sessions are being cleared away.
             let notification = Notification::cease(Cease::OutOfResources, "");
             if let Some(peer) = self.peers.get_mut(&id) {
@@ -273,15 +285,15 @@ impl Engine {
         self.outputs.push_back(Output::SessionChanged(id));
     }
 
-    /// A session is over: nothing more goes out, and its routes are removed bit by bit.
-    fn down(&mut self, id: PeerId) {
+    /// A session is over: nothing more goes out, and its routes are removed bit by bit, or kept for
+    /// a while where graceful restart asks for it.
+    fn down(&mut self, now: Instant, id: PeerId, reason: &DownReason) {
         let Some(up) = self.peers.get_mut(&id).and_then(|peer| peer.up.take()) else {
             return;
         };
         self.v4.leave(&mut self.shared, id);
         self.v6.leave(&mut self.shared, id);
-        self.v4.remove_source(up.source);
-        self.v6.remove_source(up.source);
+        self.keep_or_remove(now, id, &up, reason);
         if self.peers.values().all(|peer| peer.up.is_none()) {
             self.shared.forget_all();
         }
@@ -347,6 +359,7 @@ impl Engine {
             if !was {
                 self.outputs.push_back(Output::SessionChanged(id));
             }
+            self.end_stale(id, family);
         }
     }
 
@@ -387,7 +400,9 @@ impl Engine {
         if let Some(peer) = self.peers.get_mut(&id)
             && let Some(up) = &peer.up
         {
+            // The other side is not to send packets over this path either.
             let notification = Notification::cease(Cease::BfdDown, "");
+            let notification = up.negotiated.for_good(notification);
             peer.session.fail(now, up.conn, notification, why);
         }
         self.carry_out(now, id);

@@ -11,8 +11,8 @@ use super::peers::Peer;
 use crate::attributes::Attributes;
 use crate::config::Source;
 use crate::query::{
-    Cursor, Destinations, EngineStatus, FamilyStatus, PeerStatus, QueryError, Reason, RoutePage,
-    RouteQuery, RouteRow, View,
+    Cursor, Destinations, EngineStatus, FamilyStatus, GracefulStatus, PeerStatus, QueryError,
+    Reason, RoutePage, RouteQuery, RouteRow, View,
 };
 use crate::rib::Shared;
 use crate::rib::adj_in::Martian;
@@ -75,14 +75,27 @@ impl Engine {
             retry_at: session.retry_at(),
             max_prefixes: config.max_prefixes,
             over_limit: session.is_over_limit(),
+            graceful_restart: config.graceful_restart.map(|ours| {
+                let theirs = negotiated.and_then(|n| n.graceful_restart.as_ref());
+                GracefulStatus {
+                    restart_seconds: ours.restart_seconds,
+                    peer_seconds: theirs.map(|theirs| theirs.seconds),
+                    notification: theirs.is_some_and(|theirs| theirs.notification),
+                    peer_restarted: theirs.is_some_and(|theirs| theirs.restarting),
+                    stale_until: peer.stale.as_ref().map(|stale| stale.until),
+                }
+            }),
         })
     }
 
     fn family_status(&self, id: PeerId, peer: &Peer, family: Family) -> FamilyStatus {
         let up = peer.up.as_ref();
         let negotiated = up.filter(|up| up.negotiated.families.contains(&family));
-        let counts = negotiated
-            .and_then(|up| self.shared.source(up.source))
+        let source = peer
+            .source()
+            .filter(|_| negotiated.is_some() || up.is_none());
+        let counts = source
+            .and_then(|source| self.shared.source(source))
             .map(|origin| origin.counts[family as usize])
             .unwrap_or_default();
         let sent = match family {
@@ -101,6 +114,11 @@ impl Engine {
             end_of_rib_sent: sent.end_of_rib,
             extended_next_hop: negotiated
                 .is_some_and(|up| up.negotiated.extended_next_hop.contains(&family)),
+            stale: self.stale_routes(peer, family),
+            graceful_restart: negotiated.is_some_and(|up| {
+                let graceful = up.negotiated.graceful_restart.as_ref();
+                graceful.is_some_and(|graceful| graceful.covers(family))
+            }),
         }
     }
 
@@ -228,6 +246,7 @@ impl Engine {
                 Fate::Refused(refusal) => Some(Reason::Refused(refusal)),
                 Fate::Best | Fate::Multipath | Fate::Lost(_) => None,
             },
+            stale: self.is_stale(rib, path.source, prefix),
             since: self
                 .began
                 .map(|began| began + Duration::from_secs(path.since.into())),
@@ -379,7 +398,7 @@ impl Rows<'_> {
             }
             View::Received { .. } => {
                 let peer = self.peer.and_then(|id| self.engine.peers.get(&id));
-                let source = peer.and_then(|peer| Some(peer.up.as_ref()?.source));
+                let source = peer.and_then(Peer::source);
                 let index = source.and_then(|source| rib.table.path_of(slot, source));
                 if let Some(index) = index {
                     let path = &rib.table.paths[index];

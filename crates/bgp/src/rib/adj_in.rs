@@ -428,6 +428,10 @@ impl<P: Martian> FamilyRib<P> {
     ) {
         for prefix in prefixes {
             if let Some(slot) = self.table.find(prefix) {
+                let refreshing = self.refreshing.get_mut(&source);
+                if let Some(said) = refreshing.and_then(|refreshing| refreshing.said.as_mut()) {
+                    said.remove(slot);
+                }
                 self.withdraw(shared, slot, source);
             }
         }
@@ -461,6 +465,29 @@ impl<P: Martian> FamilyRib<P> {
     /// [`end_refresh`](Self::end_refresh) is gone. RFC 7313 §4.
     pub(crate) fn begin_refresh(&mut self, source: SourceId) {
         self.refreshing.entry(source).or_default().said = Some(BitSet::default());
+    }
+
+    /// The session ended before the peer came to an end: all that it said in its life counts.
+    pub(crate) fn abandon_refresh(&mut self, source: SourceId) {
+        if let Some(refreshing) = self.refreshing.get_mut(&source) {
+            refreshing.said = None;
+            if refreshing.kept.is_none() {
+                self.refreshing.remove(&source);
+            }
+        }
+    }
+
+    /// How many of its routes the peer has said since it began to send all of them again.
+    pub(crate) fn repeated(&self, source: SourceId) -> u64 {
+        let said = self.refreshing.get(&source).and_then(|r| r.said.as_ref());
+        said.map_or(0, |said| said.len() as u64)
+    }
+
+    /// Whether this is one of them.
+    pub(crate) fn is_repeated(&self, source: SourceId, prefix: P) -> bool {
+        let said = self.refreshing.get(&source).and_then(|r| r.said.as_ref());
+        let slot = self.table.find(prefix);
+        said.is_some_and(|said| slot.is_some_and(|slot| said.contains(slot)))
     }
 
     /// The peer has sent all of its routes again.

@@ -383,6 +383,9 @@ impl<P: Key> FamilyRib<P> {
         buf: &mut BytesMut,
         limit: usize,
     ) -> bool {
+        if self.deferred {
+            return false; // `end_deferral` tells that there is something
+        }
         let Some(index) = self.groups.iter().position(|group| {
             let members = group.as_ref().map(|group| &group.members);
             members.is_some_and(|m| m.iter().any(|member| member.peer == peer))
@@ -409,6 +412,20 @@ impl<P: Key> FamilyRib<P> {
             }
         }
         true
+    }
+
+    /// What was chosen goes out from now on.
+    pub(crate) fn end_deferral(&mut self, shared: &mut Shared) {
+        self.deferred = false;
+        for member in self
+            .groups
+            .iter_mut()
+            .flatten()
+            .flat_map(|group| &mut group.members)
+        {
+            member.asleep = false;
+            shared.wake.push(member.peer);
+        }
     }
 
     /// Frees slots of prefixes that nobody speaks of any more.

@@ -26,6 +26,8 @@ struct Hop {
     tracked: u32,
     /// How it is reached, once known; `None`: it is not.
     state: Option<NextHopState>,
+    /// The kernel's side has answered.
+    known: bool,
 }
 
 /// What the decision process asks of the way to a next hop.
@@ -62,6 +64,8 @@ pub(crate) struct Hops {
     hops: Vec<Hop>,
     free: Vec<u32>,
     by_address: HashMap<IpAddr, u32, FixedState>,
+    /// How many are tracked of which nothing has been heard.
+    unknown: usize,
     /// To be handed to the engine's outputs.
     pub(crate) outputs: Vec<Output>,
 }
@@ -86,6 +90,7 @@ impl Hops {
             refs: 1,
             tracked: 0,
             state: None,
+            known: false,
         };
         let id = match self.free.pop() {
             Some(id) => {
@@ -122,6 +127,7 @@ impl Hops {
         let hop = &mut self.hops[id.0 as usize];
         hop.tracked += 1;
         if hop.tracked == 1 {
+            self.unknown += 1;
             self.outputs.push(Output::TrackNextHop(hop.address));
         }
     }
@@ -135,6 +141,7 @@ impl Hops {
         hop.tracked -= 1;
         if hop.tracked == 0 {
             hop.state = None; // from now on nobody tells us
+            self.unknown -= usize::from(!std::mem::take(&mut hop.known));
             self.outputs.push(Output::UntrackNextHop(hop.address));
         }
     }
@@ -150,10 +157,16 @@ impl Hops {
         if hop.tracked == 0 {
             return None; // an answer that crossed our UntrackNextHop
         }
+        self.unknown -= usize::from(!std::mem::replace(&mut hop.known, true));
         let before = hop.way();
         hop.state = state;
         let changed = before != hop.way();
         changed.then_some(HopId(id))
+    }
+
+    /// Whether of each that candidates use it is known how it is reached, or that it is not.
+    pub(crate) fn all_known(&self) -> bool {
+        self.unknown == 0
     }
 
     /// The way to it; `None` while there is none.

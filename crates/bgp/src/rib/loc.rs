@@ -56,6 +56,8 @@ pub(crate) struct FamilyRib<P: Key> {
     pub(crate) own_subnets: Vec<P>,
     /// Prefixes with a best route.
     pub(crate) best: u64,
+    /// Nothing goes out yet, neither to the kernel's side nor to a peer. RFC 4724 §4.1.
+    pub(crate) deferred: bool,
 }
 
 impl<P: Key> FamilyRib<P> {
@@ -71,6 +73,7 @@ impl<P: Key> FamilyRib<P> {
             originated: BTreeMap::new(),
             own_subnets: Vec::new(),
             best: 0,
+            deferred: false,
         }
     }
 
@@ -284,13 +287,16 @@ impl<P: Key> FamilyRib<P> {
         }
     }
 
-    /// How many prefixes wait for the kernel's side.
+    /// How many prefixes wait for the kernel's side and could go there.
     pub(crate) fn fib_pending(&self) -> usize {
-        self.fib.len()
+        if self.deferred { 0 } else { self.fib.len() }
     }
 
     /// Appends changes for the kernel's side until `out` holds `max`.
     pub(crate) fn poll_fib(&mut self, shared: &mut Shared, max: usize, out: &mut Vec<FibChange>) {
+        if self.deferred {
+            return;
+        }
         while out.len() < max {
             let Some(slot) = self.fib.pop_front() else {
                 // A burst's memory is not kept for the next one.

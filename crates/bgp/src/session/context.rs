@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use crate::codec::FamilySet;
 use crate::config::{PeerConfig, PrefixLimits};
 use crate::message::{Cease, Message, Notification, code};
 use crate::query::MessageCounts;
@@ -28,6 +29,8 @@ pub(super) struct Settings {
     pub(super) connect_retry: Duration,
     pub(super) passive: bool,
     pub(super) max_prefixes: Option<PrefixLimits>,
+    /// The restart time that we offer, in seconds; `None`: no graceful restart.
+    pub(super) restart_seconds: Option<u16>,
     transport: (IpAddr, u16, Option<IpAddr>, u8),
 }
 
@@ -47,6 +50,7 @@ impl Settings {
             connect_retry: Duration::from_secs(config.timers.connect_retry.into()),
             passive: config.passive,
             max_prefixes: config.max_prefixes,
+            restart_seconds: config.graceful_restart.map(|gr| gr.restart_seconds),
             transport: (
                 config.address,
                 config.port,
@@ -132,10 +136,21 @@ impl fmt::Display for DownReason {
     }
 }
 
+/// What an OPEN says of our own restart. RFC 4724 §3.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Restart {
+    /// R: we have restarted and do not know yet what our peers know.
+    pub(super) restarting: bool,
+    /// F: families in which we have gone on forwarding.
+    pub(super) preserved: FamilySet,
+}
+
 /// What the state machines of one session share.
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) settings: Settings,
+    /// What OPEN says of our own restart.
+    pub(super) restart: Restart,
     pub(super) random: Random,
     pub(super) counters: Counters,
     pub(super) actions: VecDeque<Action>,
@@ -152,6 +167,7 @@ impl Context {
     pub(super) fn new(peer: PeerId, settings: Settings, seed: u64) -> Context {
         Context {
             settings,
+            restart: Restart::default(),
             random: Random::new(seed),
             counters: Counters::default(),
             actions: VecDeque::new(),
@@ -175,7 +191,7 @@ impl Context {
 
     pub(super) fn send_open(&mut self, conn: Option<ConnId>) {
         self.counters.sent.open += 1;
-        self.send(conn, Message::Open(our_open(&self.settings)));
+        self.send(conn, Message::Open(our_open(&self.settings, self.restart)));
     }
 
     pub(super) fn send_keepalive(&mut self, conn: Option<ConnId>) {
@@ -196,6 +212,8 @@ impl Context {
 
     pub(super) fn up(&mut self, conn: ConnId, negotiated: &Negotiated) {
         self.times_established += 1;
+        // What we forward does not suffer when this session is lost.
+        self.restart.preserved = Family::ALL.into_iter().collect();
         self.connect_error = None;
         self.actions.push_back(Action::Up {
             conn,

@@ -89,6 +89,9 @@ pub(super) enum Event {
     OpenCollisionDump,
     /// NotifMsgVerErr (24) and NotifMsg (25).
     NotifMsg(Notification),
+    /// The peer has opened another connection although this one is Established: it has restarted.
+    /// RFC 4724 §5.
+    PeerRestarted,
     /// KeepAliveMsg (26).
     KeepAliveMsg,
     /// UpdateMsg (27); ROUTE-REFRESH counts as one. RFC 2918 §4.
@@ -240,7 +243,7 @@ impl Fsm {
     fn leave(&mut self, now: Instant, event: Event, unexpected: FsmError, cx: &mut Context) {
         let conn = self.conn;
         let reason = match event {
-            Event::Stop(notification) => DownReason::sent(notification),
+            Event::Stop(notification) => DownReason::sent(self.for_good(notification)),
             Event::MessageError(notification, why) => DownReason::Sent { notification, why },
             Event::HoldTimerExpires => DownReason::sent(Notification::hold_timer_expired()),
             Event::SendHoldTimerExpires => DownReason::SendHoldTimerExpired,
@@ -249,6 +252,9 @@ impl Fsm {
                 "",
             )),
             Event::NotifMsg(notification) => DownReason::Received(notification),
+            Event::PeerRestarted => {
+                DownReason::ConnectionLost("the peer has restarted and opened another one".into())
+            }
             Event::TcpConnectionFails(error) => {
                 self.conn = None;
                 DownReason::ConnectionLost(error)
@@ -261,6 +267,28 @@ impl Fsm {
         self.close(cx);
         cx.lost(now, conn, self.state == State::Established, reason);
         self.fall(cx);
+    }
+
+    /// Where a NOTIFICATION alone would not end graceful restart, and we are not going to be back
+    /// soon, it has to be a Hard Reset. RFC 8538 §3.1.
+    fn for_good(&self, notification: Notification) -> Notification {
+        let survives = self
+            .negotiated
+            .as_ref()
+            .is_some_and(|n| n.survives_notification());
+        let for_good = [
+            Cease::MaximumPrefixes,
+            Cease::AdministrativeShutdown,
+            Cease::PeerDeConfigured,
+        ];
+        match survives
+            && for_good
+                .iter()
+                .any(|cease| *cease as u8 == notification.subcode)
+        {
+            true => notification.into_hard_reset(),
+            false => notification,
+        }
     }
 
     /// To Idle, with nothing left.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::codec::STANDARD_MESSAGE;
+use crate::codec::{FamilySet, STANDARD_MESSAGE};
 use crate::config::PeerConfig;
 use crate::message::{Capabilities, Cease, Message, Notification, Open, RefreshKind};
 use crate::types::{ConnId, Family, PeerId, RouterId};
@@ -109,6 +109,10 @@ pub struct Session {
     since: Option<Instant>,
 }
 
+/// How long after a session is Established another connection may still be one that was opened at
+/// the same moment; later it means that the peer has restarted, if it can restart gracefully.
+const NO_COLLISION: Duration = Duration::from_secs(5);
+
 /// One of a session's two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Slot {
@@ -131,6 +135,16 @@ impl Session {
             configured_shutdown: config.shutdown.clone(),
             shown: State::Idle,
             since: None,
+        }
+    }
+
+    /// What the next OPENs say of our own restart: whether it is going on, and in which families we
+    /// have gone on forwarding. Once the session has been Established, that is all of them: its
+    /// loss alone changes nothing in what we forward. RFC 4724 §3.
+    pub fn set_restart(&mut self, restarting: bool, preserved: FamilySet) {
+        self.cx.restart.restarting = restarting;
+        if self.cx.times_established == 0 {
+            self.cx.restart.preserved = preserved;
         }
     }
 
@@ -388,7 +402,7 @@ impl Session {
 
     /// What our OPEN says we can do.
     pub fn our_capabilities(&self) -> Capabilities {
-        negotiate::our_open(&self.cx.settings).capabilities
+        negotiate::our_open(&self.cx.settings, self.cx.restart).capabilities
     }
 
     /// Administratively down, with the text the peer was sent.
@@ -447,6 +461,27 @@ impl Session {
         };
         if this.state != State::OpenSent {
             return self.feed(now, slot, Event::BgpOpen(Box::new(negotiated)));
+        }
+        let restarted = |other: &Fsm| {
+            let graceful = other
+                .negotiated
+                .as_ref()
+                .is_some_and(|n| n.graceful_restart.is_some());
+            let long = other
+                .established
+                .is_some_and(|since| now - since >= NO_COLLISION);
+            other.state == State::Established
+                && this.opened_by == fsm::Side::Theirs
+                && graceful
+                && long
+        };
+        if restarted(other) {
+            let conn = this.conn;
+            self.feed(now, other_slot, Event::PeerRestarted);
+            if let Some(slot) = conn.and_then(|conn| self.slot(conn)) {
+                self.feed(now, slot, Event::BgpOpen(Box::new(negotiated)));
+            }
+            return;
         }
         let ours = (self.cx.settings.router_id, self.cx.settings.local_asn);
         match collision::resolve(this, other, ours, theirs) {

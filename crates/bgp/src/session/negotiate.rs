@@ -5,10 +5,12 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::codec::{EXTENDED_MESSAGE, STANDARD_MESSAGE};
-use crate::message::{Capabilities, Notification, Open, OpenError};
+use crate::message::{
+    Capabilities, ForwardingState, GracefulRestart, Notification, Open, OpenError,
+};
 use crate::types::{Asn, Family, RouterId};
 
-use super::Settings;
+use super::context::{Restart, Settings};
 
 /// What both sides of an Established session have agreed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub struct Negotiated {
     pub enhanced_route_refresh: bool,
     /// Families whose routes may have IPv6 next hops although they are not IPv6. RFC 8950.
     pub extended_next_hop: Vec<Family>,
+    /// What the peer says of its restarts, where we offer graceful restart too. RFC 4724.
+    pub graceful_restart: Option<GracefulRestart>,
     /// `None`: the session never expires.
     pub hold_time: Option<Duration>,
     /// The peer's AS number.
@@ -33,6 +37,25 @@ pub struct Negotiated {
     pub remote_router_id: RouterId,
     /// All that the peer said it can do.
     pub remote_capabilities: Capabilities,
+}
+
+impl Negotiated {
+    /// Whether a NOTIFICATION other than Hard Reset leaves the other side's routes in place.
+    /// RFC 8538 §2; we always say that it does.
+    pub fn survives_notification(&self) -> bool {
+        self.graceful_restart
+            .as_ref()
+            .is_some_and(|gr| gr.notification)
+    }
+
+    /// A NOTIFICATION with which the session ends and its routes with it: a Hard Reset where less
+    /// would not end graceful restart. RFC 8538 §3.1.
+    pub fn for_good(&self, notification: Notification) -> Notification {
+        match self.survives_notification() {
+            true => notification.into_hard_reset(),
+            false => notification,
+        }
+    }
 }
 
 /// Why an OPEN is not acceptable.
@@ -55,7 +78,7 @@ impl Refusal {
 }
 
 /// The OPEN that we send.
-pub(super) fn our_open(settings: &Settings) -> Open {
+pub(super) fn our_open(settings: &Settings, restart: Restart) -> Open {
     Open {
         asn: settings.local_asn,
         hold_time: settings.hold_time,
@@ -67,6 +90,17 @@ pub(super) fn our_open(settings: &Settings) -> Open {
             enhanced_route_refresh: true,
             extended_message: true,
             extended_next_hop: our_extended_next_hop(settings),
+            graceful_restart: settings.restart_seconds.map(|seconds| GracefulRestart {
+                restarting: restart.restarting,
+                notification: true,
+                seconds,
+                families: (settings.families.iter())
+                    .map(|family| ForwardingState {
+                        family: *family,
+                        preserved: restart.preserved.contains(*family),
+                    })
+                    .collect(),
+            }),
             unknown: Vec::new(),
         },
     }
@@ -135,6 +169,8 @@ pub(super) fn negotiate(settings: &Settings, theirs: Open) -> Result<Negotiated,
         },
         route_refresh: capabilities.route_refresh,
         enhanced_route_refresh: capabilities.enhanced_route_refresh,
+        graceful_restart: (capabilities.graceful_restart.clone())
+            .filter(|_| settings.restart_seconds.is_some()),
         hold_time,
         remote_asn: theirs.asn,
         remote_router_id: theirs.router_id,

@@ -124,7 +124,7 @@ fn network(shape: u64, seed: u64) -> (Net, Vec<(Id, Id)>) {
 /// Something happens between two peers, and is undone a moment later.
 fn disturb(net: &mut Net, a: Id, b: Id) {
     let moment = seconds(1) / 4 * u32::try_from(net.random.below(2)).unwrap();
-    match net.random.below(9) {
+    match net.random.below(11) {
         0 => net.reset_connections(a, b),
         1 => net.restart(a),
         2 => {
@@ -160,6 +160,18 @@ fn disturb(net: &mut Net, a: Id, b: Id) {
             net.reconfigure(a, b, |peer| peer.families.truncate(1));
             net.advance(moment);
             net.reconfigure(a, b, |peer| peer.families = family);
+        }
+        8 => {
+            let legacy = net.legacy(a);
+            net.kill(a);
+            net.advance(moment);
+            net.start_again(a, Some(legacy));
+        }
+        9 => {
+            let legacy = net.legacy(b);
+            net.vanish(b);
+            net.advance(moment);
+            net.start_again(b, Some(legacy));
         }
         _ => {
             net.cut(a, b);
@@ -197,12 +209,16 @@ proptest! {
     fn whatever_happened_on_the_way_the_outcome_is_that_of_the_present_network(
         shape in any::<u64>(),
         seed in any::<u64>(),
+        graceful: bool,
     ) {
         let (mut fresh, _) = network(shape, seed);
         fresh.begin();
         fresh.advance(seconds(60));
 
         let (mut net, pairs) = network(shape, seed);
+        if graceful {
+            net.graceful();
+        }
         net.begin();
         net.advance(seconds(20));
         for _ in 0..8 {

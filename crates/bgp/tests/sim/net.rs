@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bgp::codec::{EXTENDED_MESSAGE, next_message};
 use bgp::config::Config;
-use bgp::engine::{Engine, Input, LocalAddresses, NextHopState, Output};
+use bgp::engine::{Engine, Input, LocalAddresses, NextHopState, Output, Restart};
 use bgp::message::Message;
 use bgp::types::{ConnId, Prefix};
 use bytes::{Bytes, BytesMut};
@@ -85,6 +85,8 @@ pub(crate) struct Speaker {
     pub(crate) reading: bool,
     /// What its kernel would forward.
     pub(crate) fib: BTreeMap<Prefix, Vec<IpAddr>>,
+    /// What its last process left in the kernel, until it is swept: when nothing is deferred.
+    pub(crate) adopted: BTreeMap<Prefix, Vec<IpAddr>>,
     /// How often it tried to connect.
     pub(crate) attempts: usize,
     ends: BTreeMap<ConnId, (usize, usize)>,
@@ -214,6 +216,7 @@ impl Net {
             listening: true,
             reading: true,
             fib: BTreeMap::new(),
+            adopted: BTreeMap::new(),
             attempts: 0,
             ends: BTreeMap::new(),
             sendable: BTreeSet::new(),
@@ -279,17 +282,48 @@ impl Net {
     /// The process ends without a word and another one starts in its place, with the same
     /// configuration; the kernel it left behind resets its connections.
     pub(crate) fn restart(&mut self, id: Id) {
+        self.kill(id);
+        self.speakers[id].fib.clear();
+        self.start_again(id, None);
+    }
+
+    /// The process ends without a word; its kernel resets its connections, and forwards on.
+    pub(crate) fn kill(&mut self, id: Id) {
+        for (tcp, end) in self.vanish(id) {
+            self.send_on(tcp, end, What::Reset);
+        }
+    }
+
+    /// The whole machine ends without a word, not even a reset. Its connections.
+    pub(crate) fn vanish(&mut self, id: Id) -> Vec<(usize, usize)> {
         let seed = self.random.below(usize::MAX) as u64;
         let speaker = &mut self.speakers[id];
         speaker.engine = Engine::new(seed);
-        speaker.fib.clear();
+        speaker.listening = false;
         speaker.tracked.clear();
         speaker.sendable.clear();
-        for (tcp, end) in std::mem::take(&mut speaker.ends).into_values() {
-            self.tcps[tcp].ends[end].state = EndState::Closed;
-            self.send_on(tcp, end, What::Reset);
+        let ends: Vec<_> = std::mem::take(&mut speaker.ends).into_values().collect();
+        for (tcp, end) in &ends {
+            self.tcps[*tcp].ends[*end].state = EndState::Closed;
+        }
+        ends
+    }
+
+    /// Another process starts in the place of one that ended; `restart` is what it finds of it.
+    pub(crate) fn start_again(&mut self, id: Id, restart: Option<Restart>) {
+        let speaker = &mut self.speakers[id];
+        speaker.listening = true;
+        if let Some(restart) = restart {
+            speaker.adopted = std::mem::take(&mut speaker.fib);
+            speaker.engine.restarted(restart);
         }
         self.configure(id, |_| {});
+    }
+
+    /// Whether a speaker's kernel has a route to this prefix.
+    pub(crate) fn forwards(&self, id: Id, prefix: Prefix) -> bool {
+        let speaker = &self.speakers[id];
+        speaker.fib.contains_key(&prefix) || speaker.adopted.contains_key(&prefix)
     }
 
     /// Changes a speaker's configuration and puts it in force.
@@ -490,8 +524,12 @@ impl Net {
             let sendable: Vec<_> = self.speakers[id].sendable.iter().copied().collect();
             let sent = sendable.into_iter().any(|conn| self.send(id, conn, WINDOW));
             if !sent {
-                return;
+                break;
             }
+        }
+        let speaker = &mut self.speakers[id];
+        if speaker.engine.deferral().is_none() {
+            speaker.adopted.clear();
         }
     }
 

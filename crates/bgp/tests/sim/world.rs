@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bgp::codec::{Context, Update};
 use bgp::config::{
-    Action, Advertisement, Config, DecisionConfig, Match, NextHopMode, Originated, PeerConfig,
-    Policy, Rule, Source, Timers,
+    Action, Advertisement, Config, DecisionConfig, GracefulRestart, Match, NextHopMode, Originated,
+    PeerConfig, Policy, Rule, Source, Timers,
 };
-use bgp::engine::Command;
+use bgp::engine::{Command, Restart};
 use bgp::message::{Cease, Message, Notification};
 use bgp::query::{Destinations, PeerStatus, RouteQuery, RouteRow, View};
 use bgp::types::{Asn, Family, Prefix, RouterId};
@@ -113,7 +113,27 @@ impl Net {
                 export: vec![OPEN.into()],
                 next_hop: NextHopMode::Auto,
                 allow_own_as: 0,
+                graceful_restart: None,
             });
+        }
+    }
+
+    /// Graceful restart on all sessions there are.
+    pub(crate) fn graceful(&mut self) {
+        for speaker in &mut self.speakers {
+            for peer in &mut speaker.config.peers {
+                peer.graceful_restart = Some(GracefulRestart::default());
+            }
+        }
+    }
+
+    /// What a process that takes the place of another one finds of it when all was well.
+    pub(crate) fn legacy(&self, id: Id) -> Restart {
+        Restart {
+            preserved: Family::ALL.to_vec(),
+            peers: (self.speakers[id].config.peers.iter())
+                .map(|peer| peer.name.clone())
+                .collect(),
         }
     }
 

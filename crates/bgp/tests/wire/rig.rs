@@ -98,6 +98,7 @@ fn peer(who: Who) -> PeerConfig {
         export: vec!["everything".into()],
         next_hop: NextHopMode::Auto,
         allow_own_as: 0,
+        graceful_restart: None,
     }
 }
 
@@ -187,6 +188,7 @@ impl Rig {
                 enhanced_route_refresh: true,
                 extended_message: false,
                 extended_next_hop: vec![Family::Ipv4],
+                graceful_restart: None,
                 unknown: vec![],
             },
         };

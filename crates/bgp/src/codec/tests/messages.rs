@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 
 use super::*;
-use crate::message::{Message, RefreshKind};
+use crate::message::{ForwardingState, GracefulRestart, Message, RefreshKind};
 use crate::types::Asn;
 
 fn message(kind: u8, body: &[u8]) -> Vec<u8> {
@@ -126,7 +126,8 @@ fn capabilities_are_read_one_a_parameter_or_many_and_unknown_ones_are_named() {
     let many = decode_open(&open(&[
         2, 6, 1, 4, 0, 1, 0, 1, // IPv4
         2, 14, 1, 4, 0, 2, 0, 1, 65, 4, 0, 0, 0xFD, 0xE9, 2, 0, // IPv6, 4-octet AS, refresh
-        2, 6, 64, 2, 0, 120, 6, 0, // graceful restart, extended message
+        2, 14, 64, 10, 0xC0, 120, 0, 2, 1, 0x80, 0, 25, 70, 0x80, 6,
+        0, // graceful restart of IPv6 (and of EVPN), extended message
         2, 6, 1, 4, 0, 25, 0, 70, // EVPN
         2, 2, 199, 0,
     ]));
@@ -135,7 +136,17 @@ fn capabilities_are_read_one_a_parameter_or_many_and_unknown_ones_are_named() {
     assert_eq!(capabilities.four_octet_as, Some(Asn(65001)));
     assert!(capabilities.route_refresh && capabilities.extended_message);
     assert!(!capabilities.enhanced_route_refresh);
-    assert_eq!(capabilities.unknown, [64, 1, 199]);
+    let restart = GracefulRestart {
+        restarting: true,
+        notification: true,
+        seconds: 120,
+        families: vec![ForwardingState {
+            family: Family::Ipv6,
+            preserved: true,
+        }],
+    };
+    assert_eq!(capabilities.graceful_restart, Some(restart));
+    assert_eq!(capabilities.unknown, [1, 199]);
 }
 
 #[test]

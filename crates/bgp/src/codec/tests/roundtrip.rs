@@ -10,7 +10,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::attributes::{AsPath, Attributes, NextHop, Partial, UnknownAttribute};
 use crate::config::Origin;
-use crate::message::{Capabilities, Message, Notification, Open, RefreshKind};
+use crate::message::{
+    Capabilities, ForwardingState, GracefulRestart, Message, Notification, Open, RefreshKind,
+};
 use crate::types::{
     Asn, Community, ExtendedCommunity, LargeCommunity, Prefix, Prefix4, Prefix6, RouterId,
 };
@@ -291,6 +293,7 @@ proptest! {
         id in 1..=u32::MAX,
         four_octet_as: bool,
         flags: [bool; 6],
+        restart in option::of((any::<[bool; 4]>(), 0u16..=4095)),
     ) {
         let asn = if four_octet_as { asn } else { Asn(asn.0 % 65535 + 1) };
         let families = [Family::Ipv4, Family::Ipv6].into_iter().zip(&flags[..2]);
@@ -305,6 +308,15 @@ proptest! {
                 enhanced_route_refresh: flags[3],
                 extended_message: flags[4],
                 extended_next_hop: flags[5].then_some(Family::Ipv4).into_iter().collect(),
+                graceful_restart: restart.map(|([restarting, notification, family, preserved], seconds)| GracefulRestart {
+                    restarting,
+                    notification,
+                    seconds,
+                    families: family
+                        .then_some(ForwardingState { family: Family::Ipv6, preserved })
+                        .into_iter()
+                        .collect(),
+                }),
                 unknown: vec![],
             },
         };

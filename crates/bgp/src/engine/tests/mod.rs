@@ -2,6 +2,7 @@
 
 mod counters;
 mod explain;
+mod graceful;
 mod groups;
 mod order;
 mod rig;

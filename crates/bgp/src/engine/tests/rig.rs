@@ -8,14 +8,14 @@ use bytes::BytesMut;
 
 use crate::attributes::{Attributes, NextHop};
 use crate::codec::{
-    Context, Update, UpdateBuilder, decode_attributes, encode_block, encode_keepalive, encode_open,
-    encode_route_refresh, next_message,
+    Context, Update, UpdateBuilder, decode_attributes, encode_block, encode_end_of_rib,
+    encode_keepalive, encode_open, encode_route_refresh, next_message,
 };
 use crate::config::{
     Action, Config, DecisionConfig, Match, NextHopMode, PeerConfig, Policy, Rule, Timers,
 };
 use crate::engine::{Engine, FibChange, Input, LocalAddresses, NextHopState, Output};
-use crate::message::{Capabilities, Message, Notification, Open, RefreshKind};
+use crate::message::{Capabilities, GracefulRestart, Message, Notification, Open, RefreshKind};
 use crate::query::{Outcome, PeerStatus};
 use crate::types::{Asn, ConnId, Family, Prefix, RouterId};
 
@@ -59,6 +59,8 @@ pub(super) struct Rig {
     pub(super) tracked: BTreeSet<IpAddr>,
     sending: BTreeSet<ConnId>,
     fib_pending: bool,
+    /// What peers say of their restarts.
+    pub(super) graceful: Option<GracefulRestart>,
 }
 
 pub(super) fn prefix(text: &str) -> Prefix {
@@ -110,6 +112,7 @@ pub(super) fn peer(name: &str, asn: u32, last_octet: u8) -> PeerConfig {
         export: vec!["all".into()],
         next_hop: NextHopMode::Auto,
         allow_own_as: 0,
+        graceful_restart: None,
     }
 }
 
@@ -154,6 +157,7 @@ impl Rig {
             tracked: BTreeSet::new(),
             sending: BTreeSet::new(),
             fib_pending: false,
+            graceful: None,
         }
     }
 
@@ -197,6 +201,7 @@ impl Rig {
                 four_octet_as: Some(peer.remote_asn),
                 route_refresh: true,
                 enhanced_route_refresh: true,
+                graceful_restart: self.graceful.clone(),
                 ..Capabilities::default()
             },
         };
@@ -298,6 +303,14 @@ impl Rig {
         let mut bytes = BytesMut::new();
         encode_route_refresh(Family::Ipv4, kind, &mut bytes);
         self.bytes(name, bytes);
+    }
+
+    /// The peer has said all it had to say of IPv4.
+    pub(super) fn end_of_rib(&mut self, name: &str) {
+        let mut bytes = BytesMut::new();
+        encode_end_of_rib(Family::Ipv4, &mut bytes);
+        self.bytes(name, bytes);
+        self.run();
     }
 
     fn bytes(&mut self, name: &str, mut bytes: BytesMut) {

@@ -41,6 +41,7 @@ fn config(remote: u8, remote_asn: u32, local_asn: u32) -> PeerConfig {
         export: Vec::new(),
         next_hop: NextHopMode::Auto,
         allow_own_as: 0,
+        graceful_restart: None,
     }
 }
 
@@ -66,6 +67,7 @@ fn their_open() -> Open {
             enhanced_route_refresh: true,
             extended_message: true,
             extended_next_hop: vec![Family::Ipv4],
+            graceful_restart: None,
             unknown: Vec::new(),
         },
     }
