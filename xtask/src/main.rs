@@ -2,8 +2,10 @@
 //!
 //! - `demo`: two racks in network namespaces, to look at;
 //! - `test`: every check and every test, as CI runs them;
+//! - `bench`: this program and others, measured on the same work;
 //! - `cargo`, `progress`: running cargo and its tools, and telling what is done.
 
+mod bench;
 mod cargo;
 mod demo;
 mod progress;
@@ -21,12 +23,15 @@ enum Task {
     Demo(demo::Arguments),
     /// Every check and every test, as CI runs them
     Test(test::Arguments),
+    /// This program and other BGP daemons, measured on the same work
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Task::parse() {
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
+        Task::Bench(arguments) => bench::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
