@@ -2,10 +2,16 @@
 //! what comes back.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
 
 use crate::table::{Family, slot4, slot6};
 
@@ -27,20 +33,26 @@ pub(crate) struct Session {
 pub(crate) struct Heard {
     /// Slots of announced destinations.
     pub(crate) announced: Vec<u64>,
+    /// Slots of withdrawn destinations.
+    pub(crate) withdrawn: Vec<u64>,
 }
 
 impl Session {
     /// Connects from `local` to the daemon at `remote`:179, again and again until it is there or
     /// `patience` is over, and brings the session up as AS `asn`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no session after `patience`, with why the last try failed.
     pub(crate) fn open(
-        local: IpAddr,
-        remote: IpAddr,
+        local: Ipv4Addr,
+        remote: Ipv4Addr,
         asn: u32,
         patience: Duration,
     ) -> Result<Session> {
         let deadline = Instant::now() + patience;
         loop {
-            let error = match Session::try_open(remote, asn) {
+            let error = match Session::try_open(local, remote, asn) {
                 Ok(session) => return Ok(session),
                 Err(error) => error,
             };
@@ -51,15 +63,11 @@ impl Session {
         }
     }
 
-    fn try_open(remote: IpAddr, asn: u32) -> Result<Session> {
-        let mut stream =
-            TcpStream::connect_timeout(&SocketAddr::new(remote, 179), Duration::from_secs(2))?;
+    fn try_open(local: Ipv4Addr, remote: Ipv4Addr, asn: u32) -> Result<Session> {
+        let mut stream = dial(local, remote)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let IpAddr::V4(id) = stream.local_addr()?.ip() else {
-            bail!("an IPv4 session is needed")
-        };
-        stream.write_all(&open_message(asn, id.octets()))?;
+        stream.write_all(&open_message(asn, local.octets()))?;
         let mut session = Session {
             stream,
             buffer: vec![0; 1 << 18],
@@ -105,10 +113,27 @@ impl Session {
         })
     }
 
+    /// Ends the connection, for senders too.
+    pub(crate) fn close(&self) {
+        // An error says that it has ended already.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// Reads, for nobody, until `stop` or the end of the session: a daemon whose peer does not read
+    /// would wait for it. `keepalive` as for [`read`](Session::read).
+    pub(crate) fn drain(&mut self, keepalive: bool, stop: &AtomicBool) {
+        let mut heard = Heard::default();
+        let mut open = true;
+        while open && !stop.load(Ordering::Relaxed) {
+            open = self.read(keepalive, &mut heard).is_ok();
+        }
+    }
+
     /// Reads what is there, waiting at most 100 ms. Sends a KEEPALIVE every ten seconds if
     /// `keepalive` is set; it must not be while a [`Sender`] is in the middle of a message.
     pub(crate) fn read(&mut self, keepalive: bool, heard: &mut Heard) -> Result<()> {
         heard.announced.clear();
+        heard.withdrawn.clear();
         if keepalive && self.last_keepalive.elapsed() > Duration::from_secs(10) {
             self.stream.write_all(&KEEPALIVE)?;
             self.last_keepalive = Instant::now();
@@ -161,11 +186,31 @@ impl Sender {
     /// Sends whole messages; returns when the kernel has taken them.
     pub(crate) fn send(&mut self, messages: &[u8]) -> Result<()> {
         self.stream
-            .set_write_timeout(Some(Duration::from_secs(600)))?;
+            .set_write_timeout(Some(Duration::from_secs(150)))?;
         self.stream
             .write_all(messages)
             .context("cannot send to the daemon")
     }
+}
+
+/// A TCP connection from an address of ours (the standard library cannot choose one).
+fn dial(local: Ipv4Addr, remote: Ipv4Addr) -> Result<TcpStream> {
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(2, 0))?;
+    bind(
+        socket.as_raw_fd(),
+        &SockaddrIn::from(SocketAddrV4::new(local, 0)),
+    )?;
+    connect(
+        socket.as_raw_fd(),
+        &SockaddrIn::from(SocketAddrV4::new(remote, 179)),
+    )?;
+    Ok(TcpStream::from(socket))
 }
 
 fn open_message(asn: u32, id: [u8; 4]) -> Vec<u8> {
@@ -196,6 +241,8 @@ fn hear_update(body: &[u8], heard: &mut Heard) -> Result<()> {
     let mut attributes = body
         .get(withdrawn_end + 2..attributes_end)
         .ok_or_else(short)?;
+    let withdrawn = body.get(2..withdrawn_end).ok_or_else(short)?;
+    slots(Family::Ipv4, withdrawn, &mut heard.withdrawn);
     slots(Family::Ipv4, &body[attributes_end..], &mut heard.announced);
     while attributes.len() >= 3 {
         let (flags, kind) = (attributes[0], attributes[1]);
@@ -215,6 +262,9 @@ fn hear_update(body: &[u8], heard: &mut Heard) -> Result<()> {
             14 if value.len() > 4 && value[1] == 2 => {
                 let nlri = value.get(5 + usize::from(value[3])..).ok_or_else(short)?;
                 slots(Family::Ipv6, nlri, &mut heard.announced);
+            }
+            15 if value.len() >= 3 && value[1] == 2 => {
+                slots(Family::Ipv6, &value[3..], &mut heard.withdrawn);
             }
             _ => {}
         }
@@ -239,5 +289,43 @@ fn slots(family: Family, mut nlri: &[u8], out: &mut Vec<u64>) {
             }
         }
         nlri = &rest[octets..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::{NextHop, Table};
+
+    #[test]
+    fn what_is_sent_is_heard() -> Result<()> {
+        for (family, next_hop) in [
+            (Family::Ipv4, NextHop::V4(Ipv4Addr::new(10, 99, 1, 2))),
+            (Family::Ipv6, NextHop::V6("fd99:1::2".parse()?)),
+        ] {
+            let table = Table::new(family, 3000, 7);
+            let mut heard = Heard::default();
+            for message in messages(&table.announcements(65001, next_hop, 2)) {
+                hear_update(&message[19..], &mut heard)?;
+            }
+            for message in messages(&table.withdrawals()) {
+                hear_update(&message[19..], &mut heard)?;
+            }
+            let wanted: Vec<u64> = table.slots().collect();
+            assert_eq!(heard.announced, wanted);
+            assert_eq!(heard.withdrawn, wanted);
+        }
+        Ok(())
+    }
+
+    fn messages(mut bytes: &[u8]) -> Vec<&[u8]> {
+        let mut found = Vec::new();
+        while bytes.len() >= 19 {
+            let length = usize::from(u16::from_be_bytes([bytes[16], bytes[17]]));
+            let (message, rest) = bytes.split_at(length);
+            found.push(message);
+            bytes = rest;
+        }
+        found
     }
 }

@@ -1,15 +1,28 @@
-//! The daemons under test: how each is configured and started for the same work.
+//! The daemons under test: where their programs are and how they are started.
 
 use std::fs;
-use std::net::IpAddr;
-use std::path::Path;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lab::Namespace;
+use lab::packages::{self, Tool};
+use lab::{Daemon, Namespace};
+
+use crate::configs;
+use crate::measure::{self, Cost};
 
 /// AS number of the daemon under test; its peers are this plus 1, plus 2, …
 pub(crate) const DAEMON_ASN: u32 = 65000;
+
+/// Where Debian puts FRR's daemons.
+const FRR: &str = "/usr/lib/frr";
+const OPENBGPD: Tool = Tool {
+    program: "/usr/sbin/bgpd",
+    package: "openbgpd",
+};
 
 /// A daemon that can do the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -18,142 +31,273 @@ pub(crate) enum Engine {
     Routeshare,
     /// BIRD 2 of Debian.
     Bird,
+    /// FRR (zebra and bgpd) of Debian.
+    Frr,
+    /// GoBGP of Debian; it installs no routes.
+    Gobgp,
+    /// OpenBGPD of Debian; it installs no routes on Linux.
+    Openbgpd,
+    /// BIRD 3, the program that --bird3 names.
+    Bird3,
+    /// Another FRR, in the folder that --frr-new names.
+    FrrNew,
+    /// RustyBGP, the program that --rustybgp names; it installs no routes.
+    Rustybgp,
+}
+
+/// Where programs are that are neither in PATH nor in Debian.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Programs {
+    /// Where this program's release binaries are.
+    #[arg(long, default_value = "target/release")]
+    pub(crate) binaries: PathBuf,
+    /// A program `bird` of BIRD 3, to be measured too.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) bird3: Option<PathBuf>,
+    /// A folder with `zebra` and `bgpd` of a newer FRR, to be measured too.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) frr_new: Option<PathBuf>,
+    /// The program `rustybgpd`, to be measured too.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) rustybgp: Option<PathBuf>,
 }
 
 /// A peer of the daemon under test.
 pub(crate) struct Peer {
     pub(crate) asn: u32,
-    pub(crate) address: IpAddr,
+    pub(crate) address: Ipv4Addr,
+}
+
+/// A daemon at work; ended when dropped.
+pub(crate) struct Running {
+    engine: Engine,
+    daemons: Vec<Daemon>,
+    /// Where its files are.
+    pub(crate) folder: PathBuf,
+}
+
+impl Running {
+    /// What it and its children have cost so far.
+    pub(crate) fn cost(&self) -> Cost {
+        let ids: Vec<u32> = self.daemons.iter().filter_map(Daemon::id).collect();
+        measure::cost(&measure::with_children(&ids))
+    }
+
+    /// `error`, with what the daemon printed last.
+    pub(crate) fn told(&self, error: anyhow::Error) -> anyhow::Error {
+        let logs: Vec<String> = self.daemons.iter().map(Daemon::log_tail).collect();
+        error.context(format!(
+            "{} printed last:\n{}",
+            self.engine.name(),
+            logs.join("\n")
+        ))
+    }
 }
 
 impl Engine {
-    /// As `--peer` names it.
+    /// Those that Debian has, and those that `programs` names.
+    pub(crate) fn all(programs: &Programs) -> Vec<Engine> {
+        let mut all = vec![
+            Engine::Routeshare,
+            Engine::Bird,
+            Engine::Frr,
+            Engine::Gobgp,
+            Engine::Openbgpd,
+        ];
+        all.extend(programs.bird3.as_ref().map(|_| Engine::Bird3));
+        all.extend(programs.frr_new.as_ref().map(|_| Engine::FrrNew));
+        all.extend(programs.rustybgp.as_ref().map(|_| Engine::Rustybgp));
+        all
+    }
+
+    /// As `--peer` and the report name it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Engine::Routeshare => "routeshare",
             Engine::Bird => "bird",
+            Engine::Frr => "frr",
+            Engine::Gobgp => "gobgp",
+            Engine::Openbgpd => "openbgpd",
+            Engine::Bird3 => "bird3",
+            Engine::FrrNew => "frr-new",
+            Engine::Rustybgp => "rustybgp",
+        }
+    }
+
+    /// Whether it puts routes into the kernel (and can be measured there).
+    pub(crate) fn installs(self) -> bool {
+        !matches!(self, Engine::Gobgp | Engine::Openbgpd | Engine::Rustybgp)
+    }
+
+    /// The Debian package it needs, if it is in one.
+    pub(crate) fn package(self) -> Option<Tool> {
+        match self {
+            Engine::Bird => Some(packages::BIRD),
+            Engine::Frr => Some(packages::FRR),
+            Engine::Gobgp => Some(packages::GOBGP),
+            Engine::Openbgpd => Some(OPENBGPD),
+            _ => None,
+        }
+    }
+
+    /// The program (the BGP one, where there are several).
+    fn program(self, programs: &Programs) -> Result<PathBuf> {
+        let given = |path: &Option<PathBuf>, option: &str| {
+            path.clone().with_context(|| {
+                format!(
+                    "{} is measured only where {option} says where it is",
+                    self.name()
+                )
+            })
+        };
+        let installed = |tool: Tool| {
+            tool.find().with_context(|| {
+                format!(
+                    "{} is not installed (package {})",
+                    tool.program, tool.package
+                )
+            })
+        };
+        match self {
+            Engine::Routeshare => Ok(programs.binaries.join("routeshare-speaker")),
+            Engine::Bird3 => given(&programs.bird3, "--bird3"),
+            Engine::FrrNew => Ok(given(&programs.frr_new, "--frr-new")?.join("bgpd")),
+            Engine::Rustybgp => given(&programs.rustybgp, "--rustybgp"),
+            Engine::Bird => installed(packages::BIRD),
+            Engine::Frr => Ok(Path::new(FRR).join("bgpd")),
+            Engine::Gobgp => installed(packages::GOBGP),
+            Engine::Openbgpd => installed(OPENBGPD),
         }
     }
 
     /// Its version, as it says itself.
-    pub(crate) fn version(self, binaries: &Path) -> String {
-        let speaker = binaries.join("routeshare-speaker");
-        let (program, argument) = match self {
-            Engine::Routeshare => (speaker.as_path(), "--version"),
-            Engine::Bird => (Path::new("bird"), "--version"),
+    pub(crate) fn version(self, programs: &Programs) -> String {
+        let argument = match self {
+            Engine::Openbgpd => "-V",
+            _ => "--version",
         };
-        Command::new(program)
-            .arg(argument)
-            .output()
-            .map(|output| {
-                let text = [output.stdout, output.stderr].concat();
-                String::from_utf8_lossy(&text)
-                    .lines()
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned()
-            })
-            .unwrap_or_else(|error| format!("{}: {error}", program.display()))
+        let said = self.program(programs).and_then(|program| {
+            let output = Command::new(&program)
+                .arg(argument)
+                .output()
+                .with_context(|| format!("cannot start {}", program.display()))?;
+            Ok([output.stdout, output.stderr].concat())
+        });
+        match said {
+            Ok(text) => String::from_utf8_lossy(&text)
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
+            Err(error) => format!("{}: {error:#}", self.name()),
+        }
     }
 
-    /// Starts it in `namespace` with sessions to `peers` (who connect to it), everything accepted,
-    /// everything sent on, everything put into the kernel.
+    /// Starts it in `machine` with sessions to `peers` (who connect to it), everything accepted,
+    /// everything sent on, everything put into the kernel; with `multipath`, equal paths together.
+    /// Its files lie in `folder`.
     ///
     /// # Errors
     ///
     /// When its files cannot be written or it cannot be started.
     pub(crate) fn start(
         self,
-        namespace: &Namespace,
+        machine: &Namespace,
         peers: &[Peer],
-        binaries: &Path,
+        multipath: bool,
+        programs: &Programs,
         folder: &Path,
-    ) -> Result<lab::Daemon> {
-        let command = match self {
-            Engine::Bird => {
-                let mut command = namespace.command("bird");
-                command
-                    .arg("-f")
-                    .arg("-c")
-                    .arg(write(folder, "bird.conf", &bird(peers))?)
-                    .arg("-s")
-                    .arg(folder.join("bird.ctl"));
-                command
+    ) -> Result<Running> {
+        let folder = folder.join(self.name());
+        fs::create_dir_all(&folder)?;
+        let program = self.program(programs)?;
+        let mut command = machine.command(&program);
+        let mut daemons = Vec::new();
+        match self {
+            Engine::Bird | Engine::Bird3 => {
+                let config = write(&folder, "bird.conf", &configs::bird(peers, multipath))?;
+                command.arg("-f").arg("-c").arg(config);
+                command.arg("-s").arg(folder.join("bird.ctl"));
+            }
+            Engine::Frr | Engine::FrrNew => {
+                // FRR insists on its own user, who has to reach its files.
+                lab::output(Command::new("chown").arg("frr:frr").arg(&folder))?;
+                let zebra = program.with_file_name("zebra");
+                let mut first = machine.command(&zebra);
+                frr(&mut first, &folder, &zebra, "log stdout errors\n")?;
+                let mut zebra = machine.start("zebra", first, &folder.join("zebra.log"))?;
+                let socket = folder.join("zserv.api");
+                lab::try_wait_for("zebra's socket", Duration::from_secs(10), || {
+                    zebra.check()?;
+                    anyhow::ensure!(socket.exists(), "no {} yet", socket.display());
+                    Ok(())
+                })?;
+                daemons.push(zebra);
+                let config = configs::frr(peers, multipath);
+                frr(&mut command, &folder, &program, &config)?;
+            }
+            Engine::Gobgp => {
+                let config = write(&folder, "gobgp.toml", &configs::gobgp(peers))?;
+                command.arg("-f").arg(config).args(["-l", "error"]);
+                command.args(["--api-hosts", "127.0.0.1:50051"]);
+            }
+            Engine::Rustybgp => {
+                let config = write(&folder, "rustybgp.toml", &configs::gobgp(peers))?;
+                command.arg("-f").arg(config);
+            }
+            Engine::Openbgpd => {
+                let text = configs::openbgpd(peers, &folder.join("bgpd.sock"));
+                let config = write(&folder, "bgpd.conf", &text)?;
+                // It refuses a file that others can read.
+                fs::set_permissions(&config, fs::Permissions::from_mode(0o600))?;
+                command.arg("-d").arg("-f").arg(config);
+                // Its unit file would make the folder that it locks itself into.
+                if let Some(user) = nix::unistd::User::from_name("_openbgpd")? {
+                    fs::create_dir_all(user.dir)?;
+                }
             }
             Engine::Routeshare => {
                 let resources = folder.join("resources");
                 fs::create_dir_all(&resources)?;
-                write(&resources, "bench.yaml", &routeshare(peers))?;
-                let mut command = namespace.command(binaries.join("routeshare-speaker"));
-                command
-                    .args(["--node", "bench", "--standalone", "--resources"])
-                    .arg(resources)
-                    .arg("--state-dir")
-                    .arg(folder.join("state"))
-                    .arg("--socket")
-                    .arg(folder.join("speaker.sock"));
-                command
+                let text = configs::routeshare(peers, multipath);
+                write(&resources, "bench.yaml", &text)?;
+                command.args(["--node", "bench", "--standalone", "--resources"]);
+                command.arg(resources);
+                command.arg("--state-dir").arg(folder.join("state"));
+                command.arg("--socket").arg(folder.join("speaker.sock"));
             }
-        };
-        namespace.start(
-            self.name(),
-            command,
-            &folder.join(format!("{}.log", self.name())),
-        )
+        }
+        let log = folder.join("log");
+        daemons.push(machine.start(self.name(), command, &log)?);
+        Ok(Running {
+            engine: self,
+            daemons,
+            folder,
+        })
     }
 }
 
-fn write(folder: &Path, name: &str, text: &str) -> Result<std::path::PathBuf> {
+/// The arguments that all of FRR's daemons take.
+fn frr(command: &mut Command, folder: &Path, program: &Path, config: &str) -> Result<()> {
+    let name = program
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let file = write(folder, &format!("{name}.conf"), config)?;
+    command.arg("--config_file").arg(file);
+    command
+        .arg("--pid_file")
+        .arg(folder.join(format!("{name}.pid")));
+    command.arg("--socket").arg(folder.join("zserv.api"));
+    command.arg("--vty_socket").arg(folder);
+    command.args(["--vty_port", "0", "--log", "stdout"]);
+    Ok(())
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
     let path = folder.join(name);
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
-}
-
-fn bird(peers: &[Peer]) -> String {
-    let mut text = String::from(
-        "log stderr all;\n\
-         router id 192.0.2.1;\n\
-         protocol device {}\n\
-         protocol kernel k4 { ipv4 { import none; export all; }; }\n\
-         protocol kernel k6 { ipv6 { import none; export all; }; }\n",
-    );
-    for (index, peer) in peers.iter().enumerate() {
-        text += &format!(
-            "protocol bgp p{index} {{\n  local as {DAEMON_ASN};\n  neighbor {} as {};\n  passive;\n  \
-             ipv4 {{ import all; export all; next hop self; }};\n  \
-             ipv6 {{ import all; export all; next hop self; }};\n}}\n",
-            peer.address, peer.asn
-        );
-    }
-    text
-}
-
-fn routeshare(peers: &[Peer]) -> String {
-    let mut text = format!(
-        "apiVersion: routeshare.io/v1alpha1\n\
-         kind: Fabric\n\
-         metadata: {{name: bench}}\n\
-         spec:\n  asn: {{value: {DAEMON_ASN}}}\n\
-         ---\n\
-         apiVersion: routeshare.io/v1alpha1\n\
-         kind: Node\n\
-         metadata: {{name: bench}}\n\
-         spec: {{routerId: 192.0.2.1, addresses: [192.0.2.1]}}\n\
-         ---\n\
-         apiVersion: routeshare.io/v1alpha1\n\
-         kind: RoutePolicy\n\
-         metadata: {{name: all}}\n\
-         spec:\n  rules:\n    - {{name: all, action: Accept}}\n"
-    );
-    for (index, peer) in peers.iter().enumerate() {
-        text += &format!(
-            "---\n\
-             apiVersion: routeshare.io/v1alpha1\n\
-             kind: Peer\n\
-             metadata: {{name: p{index}}}\n\
-             spec:\n  address: {}\n  remoteAsn: {}\n  passive: true\n  import: [all]\n  export: [all]\n",
-            peer.address, peer.asn
-        );
-    }
-    text
 }

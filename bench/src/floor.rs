@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::table::{Family, Table};
 
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 const RTM_NEWNEXTHOP: u16 = 104;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
@@ -29,6 +30,19 @@ pub(crate) fn write(table: &Table, gateway: std::net::IpAddr, oif: u32) -> Resul
     nexthop(gateway, oif, &mut request);
     socket.send(&request, 1)?;
 
+    every(RTM_NEWROUTE, table, &socket)
+}
+
+/// Removes what [`write`] wrote, and says how long that took.
+///
+/// # Errors
+///
+/// When the kernel refuses one removal.
+pub(crate) fn remove(table: &Table) -> Result<Duration> {
+    every(RTM_DELROUTE, table, &Socket::open()?)
+}
+
+fn every(kind: u16, table: &Table, socket: &Socket) -> Result<Duration> {
     let prefixes: Vec<(u128, u8)> = table.prefixes().collect();
     let mut batch = Vec::with_capacity(BATCH * 64);
     let began = Instant::now();
@@ -36,6 +50,7 @@ pub(crate) fn write(table: &Table, gateway: std::net::IpAddr, oif: u32) -> Resul
         batch.clear();
         for (index, (network, length)) in chunk.iter().enumerate() {
             route(
+                kind,
                 table.family,
                 *network,
                 *length,
@@ -138,7 +153,7 @@ fn nexthop(gateway: std::net::IpAddr, oif: u32, out: &mut Vec<u8>) {
     );
 }
 
-fn route(family: Family, network: u128, length: u8, ack: bool, out: &mut Vec<u8>) {
+fn route(kind: u16, family: Family, network: u128, length: u8, ack: bool, out: &mut Vec<u8>) {
     const RTA_DST: u16 = 1;
     const RTA_NH_ID: u16 = 30;
     let octets = network.to_be_bytes();
@@ -154,5 +169,5 @@ fn route(family: Family, network: u128, length: u8, ack: bool, out: &mut Vec<u8>
         (RTA_DST, destination),
         (RTA_NH_ID, &NEXTHOP_ID.to_ne_bytes()),
     ];
-    message(RTM_NEWROUTE, flags, &fixed, &attributes, out);
+    message(kind, flags, &fixed, &attributes, out);
 }

@@ -1,114 +1,154 @@
 //! The same work, given to this program and to its peers, one after the other.
 //!
-//! `cargo xtask bench` builds the release binaries and runs this. A sender and a receiver play BGP
-//! against one daemon at a time in network namespaces; measured are the time until the last prefix
-//! is at the receiver and in the kernel, CPU seconds, and memory; and beside them the kernel's own
-//! floor. Machines are noisy: compare within a run.
+//! `cargo xtask bench` builds the release programs and runs this. Peers of our own play BGP against
+//! one daemon at a time in network namespaces; measured are the time until the last prefix is at
+//! the receiver and in the kernel, CPU seconds, and memory; and beside them the kernel's own floor.
+//! Machines are noisy: compare within a run.
+//!
+//! - `scenario`: what there is to do; `churn`, `failover`: two of them, at length;
+//! - `work`: sends, hears and watches the kernel until all is done; `network`: on which machines;
+//! - `table`, `bgp`: what is sent, and how; `daemons`, `configs`: to whom;
+//! - `measure`, `floor`: what it costs, and what the kernel alone takes;
+//! - `outcome`, `summary`, `plot`: rows, their table, their picture.
 
 mod bgp;
+mod churn;
+mod configs;
 mod daemons;
+mod failover;
 mod floor;
 mod measure;
+mod network;
+mod outcome;
+mod plot;
 mod scenario;
+mod summary;
 mod table;
+mod work;
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use serde::Serialize;
 
-use crate::daemons::Engine;
-use crate::scenario::{Outcome, Scenario};
+use crate::daemons::{Engine, Programs};
+use crate::scenario::{Order, Scenario};
+use crate::summary::Report;
 
 /// Compares routeshare with other BGP daemons on the same work. Needs root.
 #[derive(Parser)]
+#[command(bin_name = "cargo xtask bench")]
 struct Arguments {
     /// What to do; all of them when not given.
     #[arg(long, value_enum)]
     scenario: Vec<Scenario>,
-    /// Which daemons; all of them when not given.
+    /// Which daemons; those of Debian, and those whose program is named, when not given.
     #[arg(long, value_enum)]
     peer: Vec<Engine>,
     /// How often each daemon does the work, in turns (A B A B).
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// How many prefixes, instead of the scenario's own number.
-    #[arg(long)]
-    prefixes: Option<usize>,
-    /// Where this program's release binaries are.
-    #[arg(long, default_value = "target/release")]
-    binaries: PathBuf,
+    #[arg(long, value_parser = clap::value_parser!(u32).range(100..=5_000_000))]
+    prefixes: Option<u32>,
+    /// How long to churn.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    churn: u32,
     /// Where the figures go, as JSON.
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
-}
-
-/// Everything one run measured.
-#[derive(Serialize)]
-struct Report {
-    date: String,
-    machine: String,
-    command: String,
-    versions: Vec<String>,
-    outcomes: Vec<Outcome>,
+    /// Measure nothing: make docs/performance.svg from the figures in this file.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    #[command(flatten)]
+    programs: Programs,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if let Some(file) = &arguments.plot {
+        let text = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let report: Report = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is not a report of this program", file.display()))?;
+        println!("{}", report.summary());
+        return write(Path::new("docs/performance.svg"), &plot::svg(&report));
+    }
     lab::require_root()?;
-    let all = |given: &[Scenario]| {
-        if given.is_empty() {
-            scenario::ALL.to_vec()
-        } else {
-            given.to_vec()
-        }
-    };
-    let daemons = if arguments.peer.is_empty() {
-        vec![Engine::Routeshare, Engine::Bird]
-    } else {
-        arguments.peer.clone()
-    };
-    let binaries = arguments.binaries.canonicalize().with_context(|| {
+    let mut programs = arguments.programs.clone();
+    programs.binaries = programs.binaries.canonicalize().with_context(|| {
         format!(
             "no folder {}; `cargo build --release` first",
-            arguments.binaries.display()
+            programs.binaries.display()
         )
     })?;
+    let engines = match arguments.peer.is_empty() {
+        true => Engine::all(&programs),
+        false => arguments.peer.clone(),
+    };
+    let tools: Vec<_> = engines.iter().filter_map(|e| e.package()).collect();
+    lab::packages::ensure(&tools, |doing| println!("{doing}"))?;
+    let report = measure_all(&arguments, &engines, &programs)?;
+    println!("\n{}", report.summary());
+    Ok(())
+}
+
+/// Every scenario, round by round, daemon after daemon. What has been measured is written after
+/// each, so that a run that is ended early is not lost.
+fn measure_all(arguments: &Arguments, engines: &[Engine], programs: &Programs) -> Result<Report> {
+    let given: Vec<String> = std::env::args().skip(1).collect();
     let mut report = Report {
         date: jiff::Zoned::now().strftime("%Y-%m-%d").to_string(),
         machine: measure::machine(),
-        command: format!(
-            "cargo xtask bench {}",
-            std::env::args().skip(1).collect::<Vec<_>>().join(" ")
-        ),
-        versions: daemons
-            .iter()
-            .map(|daemon| daemon.version(&binaries))
-            .collect(),
+        command: format!("cargo xtask bench {}", given.join(" ")),
+        versions: engines.iter().map(|e| e.version(programs)).collect(),
         outcomes: Vec::new(),
     };
     println!("{}", report.machine);
-    for scenario in all(&arguments.scenario) {
+    let scenarios = match arguments.scenario.is_empty() {
+        true => scenario::ALL.to_vec(),
+        false => arguments.scenario.clone(),
+    };
+    let prefixes = arguments.prefixes.map(|number| number as usize);
+    for scenario in scenarios {
         for round in 1..=arguments.rounds {
-            for daemon in &daemons {
-                let outcome = scenario.run(*daemon, arguments.prefixes, &binaries, round)?;
-                println!("{outcome}");
-                report.outcomes.push(outcome);
+            for engine in engines.iter().filter(|e| scenario.is_for(**e)) {
+                let order = Order {
+                    engine: *engine,
+                    programs,
+                    prefixes,
+                    churn: Duration::from_secs(arguments.churn.into()),
+                    round,
+                };
+                // One daemon that cannot do one thing is a result, and no reason to stop.
+                let rows = scenario.run(order).unwrap_or_else(|error| {
+                    let mut row =
+                        order.outcome(scenario.name(), prefixes.unwrap_or(scenario.prefixes()));
+                    row.error = Some(format!("{error:#}"));
+                    vec![row]
+                });
+                add(&mut report, rows, &arguments.json)?;
             }
-            let outcome = scenario.floor(arguments.prefixes, round)?;
-            println!("{outcome}");
-            report.outcomes.push(outcome);
+            let rows = scenario.floor(prefixes, round)?;
+            add(&mut report, rows, &arguments.json)?;
         }
     }
-    if let Some(folder) = arguments.json.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    std::fs::write(
-        &arguments.json,
-        serde_json::to_string_pretty(&report)? + "\n",
-    )
-    .with_context(|| format!("cannot write {}", arguments.json.display()))?;
     println!("figures: {}", arguments.json.display());
-    Ok(())
+    Ok(report)
+}
+
+fn add(report: &mut Report, rows: Vec<outcome::Outcome>, json: &Path) -> Result<()> {
+    for row in &rows {
+        println!("{row}");
+    }
+    report.outcomes.extend(rows);
+    write(json, &(serde_json::to_string_pretty(report)? + "\n"))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

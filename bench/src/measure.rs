@@ -1,6 +1,7 @@
 //! What a daemon costs, and how far the kernel is.
 
 use std::fs;
+use std::net::{IpAddr, UdpSocket};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -16,6 +17,23 @@ pub(crate) struct Cost {
     pub(crate) peak_memory: u64,
     /// Present resident set in bytes.
     pub(crate) memory: u64,
+}
+
+/// `pids` and all their descendants.
+pub(crate) fn with_children(pids: &[u32]) -> Vec<u32> {
+    let mut all = pids.to_vec();
+    let mut at = 0;
+    while let Some(pid) = all.get(at) {
+        let children =
+            fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        all.extend(
+            children
+                .split_whitespace()
+                .filter_map(|child| child.parse::<u32>().ok()),
+        );
+        at += 1;
+    }
+    all
 }
 
 /// The cost so far of `pids`; processes that are gone count nothing.
@@ -57,8 +75,39 @@ fn kilobytes(status: &str, field: &str) -> u64 {
         .unwrap_or(0)
 }
 
+/// Asks the kernel whether it would send packets to some addresses, as a socket does: by
+/// `connect`, which looks the route up without a lock and without walking a table.
+pub(crate) struct Probe {
+    v4: UdpSocket,
+    v6: UdpSocket,
+}
+
+impl Probe {
+    /// In the calling thread's network namespace, for threads anywhere.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel gives no socket.
+    pub(crate) fn new() -> Result<Probe> {
+        Ok(Probe {
+            v4: UdpSocket::bind("0.0.0.0:0").context("cannot open an IPv4 socket")?,
+            v6: UdpSocket::bind("[::]:0").context("cannot open an IPv6 socket")?,
+        })
+    }
+
+    /// Whether there is a route to `address`.
+    pub(crate) fn routed(&self, address: IpAddr) -> bool {
+        let socket = match address {
+            IpAddr::V4(_) => &self.v4,
+            IpAddr::V6(_) => &self.v6,
+        };
+        socket.connect((address, 9)).is_ok()
+    }
+}
+
 /// How many routes of `family` the kernel holds in the calling thread's network namespace (the
-/// connected ones of the namespace's own links included).
+/// connected ones of the namespace's own links included). Walks the whole IPv4 table: for the end of
+/// a measurement, not for the middle ([`Probe`]).
 ///
 /// # Errors
 ///

@@ -1,331 +1,347 @@
-//! What is measured, and how.
+//! What is measured.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use lab::{Lab, Namespace};
-use serde::Serialize;
+use anyhow::{Context, Result};
+use lab::Namespace;
 
-use crate::bgp::{Heard, Session};
-use crate::daemons::{DAEMON_ASN, Engine, Peer};
-use crate::floor;
-use crate::measure::{cost, kernel_routes};
-use crate::table::{Family, NextHop, Table};
+use crate::bgp::Session;
+use crate::daemons::{Engine, Programs, Running};
+use crate::measure::kernel_routes;
+use crate::network::{MOST_PEERS, Network, Place};
+use crate::outcome::Outcome;
+use crate::table::{self, Family, Table};
+use crate::work::{self, KernelGoal, Player, Tally};
+use crate::{churn, failover, floor};
+
+/// How many addresses tell whether a table is in the kernel.
+const SAMPLES: usize = 2000;
 
 /// A kind of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Scenario {
-    /// A full IPv4 table from one eBGP sender to a second eBGP peer and into the kernel.
+    /// 1,000,000 IPv4 prefixes from one eBGP sender to a second eBGP peer and into the kernel.
     Table,
-    /// The same with IPv6.
+    /// 200,000 IPv6 prefixes likewise.
     Table6,
+    /// The table from two senders, the second with longer paths for half of it.
+    TwoTables,
+    /// 100 peers send 1,000 prefixes each, and everybody gets everybody's.
+    ManyPeers,
+    /// The table withdrawn again by UPDATEs; announced once more, and the session dropped.
+    Withdraw,
+    /// 5,000 UPDATEs a second on a full table.
+    Churn,
+    /// Two next hops for every route; one link, and then one session, goes down.
+    Failover,
+    /// 5,000 routes: resident memory.
+    Idle,
+    /// `bgpctl show routes` of a full table during churn.
+    Query,
 }
 
 /// Every scenario, in the order of the report.
-pub(crate) const ALL: [Scenario; 2] = [Scenario::Table, Scenario::Table6];
+pub(crate) const ALL: [Scenario; 9] = [
+    Scenario::Table,
+    Scenario::Table6,
+    Scenario::TwoTables,
+    Scenario::ManyPeers,
+    Scenario::Withdraw,
+    Scenario::Churn,
+    Scenario::Failover,
+    Scenario::Idle,
+    Scenario::Query,
+];
 
-/// What one daemon needed for it once.
-#[derive(Serialize)]
-pub(crate) struct Outcome {
-    scenario: &'static str,
-    daemon: &'static str,
-    round: usize,
-    prefixes: usize,
-    /// Until the last prefix was at the receiver.
-    receiver_seconds: Option<f64>,
-    /// Until the last prefix was in the kernel.
-    kernel_seconds: f64,
-    cpu_seconds: Option<f64>,
-    peak_memory_mib: Option<f64>,
-    /// Resident before the first prefix.
-    idle_memory_mib: Option<f64>,
+/// Who does the work, and how much of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Order<'a> {
+    pub(crate) engine: Engine,
+    pub(crate) programs: &'a Programs,
+    /// Instead of the scenario's own number.
+    pub(crate) prefixes: Option<usize>,
+    /// Churn for so long.
+    pub(crate) churn: Duration,
+    pub(crate) round: usize,
 }
 
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:<8} {:<11} round {}",
-            self.scenario, self.daemon, self.round
-        )?;
-        if let Some(seconds) = self.receiver_seconds {
-            write!(f, "  receiver {seconds:>6.2} s")?;
-        } else {
-            write!(f, "                   ")?;
+impl Order<'_> {
+    /// An empty row for `scenario` with `prefixes`.
+    pub(crate) fn outcome(&self, scenario: &str, prefixes: usize) -> Outcome {
+        Outcome {
+            scenario: scenario.to_owned(),
+            daemon: self.engine.name().to_owned(),
+            round: self.round,
+            prefixes,
+            ..Outcome::default()
         }
-        write!(f, "  kernel {:>6.2} s", self.kernel_seconds)?;
-        if let (Some(cpu), Some(peak), Some(idle)) =
-            (self.cpu_seconds, self.peak_memory_mib, self.idle_memory_mib)
-        {
-            write!(
-                f,
-                "  CPU {cpu:>6.2} s  peak {peak:>6.1} MiB  idle {idle:>5.1} MiB"
-            )?;
-        }
-        Ok(())
     }
 }
 
-const MIB: f64 = 1024.0 * 1024.0;
-const PATIENCE: Duration = Duration::from_secs(150);
-const SENDER: u32 = DAEMON_ASN + 1;
-const RECEIVER: u32 = DAEMON_ASN + 2;
-
-fn v4(network: u8, host: u8) -> IpAddr {
-    Ipv4Addr::new(10, 99, network, host).into()
-}
-
-fn v6(network: u16, host: u16) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd99, network, 0, 0, 0, 0, 0, host)
-}
-
 impl Scenario {
-    fn name(self) -> &'static str {
+    /// As `--scenario` and the report name it.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Scenario::Table => "table",
             Scenario::Table6 => "table6",
+            Scenario::TwoTables => "two-tables",
+            Scenario::ManyPeers => "many-peers",
+            Scenario::Withdraw => "withdraw",
+            Scenario::Churn => "churn",
+            Scenario::Failover => "failover",
+            Scenario::Idle => "idle",
+            Scenario::Query => "query",
+        }
+    }
+
+    /// Whether `engine` can do it at all.
+    pub(crate) fn is_for(self, engine: Engine) -> bool {
+        match self {
+            Scenario::Failover => engine.installs(),
+            Scenario::Query => engine == Engine::Routeshare,
+            _ => true,
+        }
+    }
+
+    fn family(self) -> Family {
+        match self {
+            Scenario::Table6 => Family::Ipv6,
+            _ => Family::Ipv4,
+        }
+    }
+
+    /// How many prefixes it has by itself.
+    pub(crate) fn prefixes(self) -> usize {
+        match self {
+            Scenario::Table6 => 200_000,
+            Scenario::ManyPeers => 100_000,
+            Scenario::Idle => 5_000,
+            _ => 1_000_000,
         }
     }
 
     fn table(self, prefixes: Option<usize>, round: usize) -> Table {
-        let (family, len) = match self {
-            Scenario::Table => (Family::Ipv4, 1_000_000),
-            Scenario::Table6 => (Family::Ipv6, 200_000),
-        };
-        Table::new(family, prefixes.unwrap_or(len), round as u64)
+        let len = prefixes.unwrap_or(self.prefixes());
+        Table::new(self.family(), len, round as u64)
     }
 
-    /// Gives the work to `engine` once, in fresh namespaces.
+    /// Gives the work to a daemon once, in fresh namespaces. One row, or several where there are
+    /// several things to do.
     ///
     /// # Errors
     ///
     /// When the network cannot be made, the daemon does not start or does not finish the work.
-    pub(crate) fn run(
-        self,
-        engine: Engine,
-        prefixes: Option<usize>,
-        binaries: &Path,
-        round: usize,
-    ) -> Result<Outcome> {
-        let table = self.table(prefixes, round);
-        let next_hop = match table.family {
-            Family::Ipv4 => NextHop::V4(Ipv4Addr::new(10, 99, 1, 2)),
-            Family::Ipv6 => NextHop::V6(v6(1, 2)),
-        };
-        let messages = table.announcements(SENDER, next_hop, 0);
-        let network = Network::new()?;
-        let sessions = [
-            Peer {
-                asn: SENDER,
-                address: v4(1, 2),
-            },
-            Peer {
-                asn: RECEIVER,
-                address: v4(2, 2),
-            },
-        ];
-        let daemon = engine.start(&network.dut, &sessions, binaries, network.lab.directory())?;
-        let pid = daemon.id().context("the daemon ended at once")?;
-        let told = |error: anyhow::Error| {
-            error.context(format!(
-                "{} printed last:\n{}",
-                engine.name(),
-                daemon.log_tail()
-            ))
-        };
-
-        let patience = Duration::from_secs(30);
-        // Both stay open until the end: a session that goes takes its routes along.
-        let (mut sender, mut receiver) = network
-            .peers
-            .within(|| -> Result<_> {
-                Ok((
-                    Session::open(v4(1, 2), v4(1, 1), SENDER, patience)?,
-                    Session::open(v4(2, 2), v4(2, 1), RECEIVER, patience)?,
-                ))
-            })?
-            .map_err(told)?;
-        let before = cost(&[pid]);
-        let work = Work {
-            family: table.family,
-            wanted: table.len as u64,
-            present: network.dut.within(|| kernel_routes(table.family))??,
-            began: Instant::now(),
-            failed: AtomicBool::new(false),
-        };
-        let (receiver_seconds, kernel_seconds) = work
-            .watch(&network.dut, &mut sender, &mut receiver, &messages)
-            .map_err(told)?;
-        let after = cost(&[pid]);
-        Ok(Outcome {
-            scenario: self.name(),
-            daemon: engine.name(),
-            round,
-            prefixes: table.len,
-            receiver_seconds: Some(receiver_seconds),
-            kernel_seconds,
-            cpu_seconds: Some(after.cpu_seconds - before.cpu_seconds),
-            peak_memory_mib: Some(after.peak_memory as f64 / MIB),
-            idle_memory_mib: Some(before.memory as f64 / MIB),
-        })
+    pub(crate) fn run(self, order: Order<'_>) -> Result<Vec<Outcome>> {
+        if self == Scenario::Failover {
+            return failover::run(order);
+        }
+        let table = self.table(order.prefixes, order.round);
+        match self {
+            Scenario::TwoTables => two_tables(order, &table),
+            Scenario::ManyPeers => many_peers(order, table),
+            Scenario::Withdraw => withdraw(order, &table),
+            Scenario::Churn | Scenario::Query => {
+                let mut stage = Stage::two(order)?;
+                stage.load(&table)?;
+                stage.told(|stage| churn::run(stage, order, self, &table))
+            }
+            _ => {
+                let mut stage = Stage::two(order)?;
+                let before = stage.running.cost();
+                let times = stage.load(&table)?;
+                if self == Scenario::Idle {
+                    // What was needed for a moment only is given back by then.
+                    std::thread::sleep(Duration::from_secs(3));
+                }
+                let row = order.outcome(self.name(), table.len);
+                Ok(vec![row.with(times, before, stage.running.cost())])
+            }
+        }
     }
 
-    /// The kernel's floor for the same table.
+    /// The kernel's floor for the same table, where there is one.
     ///
     /// # Errors
     ///
     /// When the network cannot be made or the kernel refuses a route.
-    pub(crate) fn floor(self, prefixes: Option<usize>, round: usize) -> Result<Outcome> {
+    pub(crate) fn floor(self, prefixes: Option<usize>, round: usize) -> Result<Vec<Outcome>> {
+        if matches!(
+            self,
+            Scenario::Churn | Scenario::Failover | Scenario::Idle | Scenario::Query
+        ) {
+            return Ok(Vec::new());
+        }
         let table = self.table(prefixes, round);
-        let network = Network::new()?;
-        let gateway: IpAddr = match table.family {
-            Family::Ipv4 => v4(1, 2),
-            Family::Ipv6 => v6(1, 2).into(),
-        };
-        let took = network.dut.within(|| -> Result<Duration> {
-            let index = nix::net::if_::if_nametoindex("link1")?;
-            floor::write(&table, gateway, index)
+        let network = Network::new(1, false)?;
+        let (gateway, index) = network.gateway(table.family)?;
+        let (written, removed) = network.dut.within(|| -> Result<_> {
+            let written = floor::write(&table, gateway, index)?;
+            let removed = match self {
+                Scenario::Withdraw => Some(floor::remove(&table)?),
+                _ => None,
+            };
+            Ok((written, removed))
         })??;
-        Ok(Outcome {
-            scenario: self.name(),
-            daemon: "floor",
+        let names = match self {
+            Scenario::Withdraw => vec!["withdraw", "session-drop"],
+            _ => vec![self.name()],
+        };
+        let row = |name: &str| Outcome {
+            scenario: name.to_owned(),
+            daemon: "floor".to_owned(),
             round,
             prefixes: table.len,
-            receiver_seconds: None,
-            kernel_seconds: took.as_secs_f64(),
-            cpu_seconds: None,
-            peak_memory_mib: None,
-            idle_memory_mib: None,
-        })
+            kernel_seconds: Some(removed.unwrap_or(written).as_secs_f64()),
+            ..Outcome::default()
+        };
+        Ok(names.into_iter().map(row).collect())
     }
 }
 
-/// The daemon's machine and the peers' machine, with a cable for each peer.
-struct Network {
-    dut: Namespace,
-    peers: Namespace,
-    lab: Lab,
+/// A daemon with its sessions up, before the work.
+pub(crate) struct Stage {
+    // Dropped in this order: sessions, daemon, machines.
+    pub(crate) players: Vec<Player>,
+    pub(crate) places: Vec<Place>,
+    pub(crate) running: Running,
+    pub(crate) network: Network,
+    installs: bool,
+    /// Routes in the kernel before the first prefix, for both families.
+    present: [u64; 2],
 }
 
-impl Network {
-    fn new() -> Result<Network> {
-        let lab = Lab::new()?;
-        let (dut, peers) = (lab.machine("dut")?, lab.machine("peers")?);
-        // A full IPv6 table is more than the kernel allows by itself.
-        dut.set(&[("net/ipv6/route/max_size", "4194304")])?;
-        for network in [1, 2] {
-            let ends = |host: u8| {
-                let v6 = v6(network.into(), host.into());
-                [format!("{}/24", v4(network, host)), format!("{v6}/64")]
-            };
-            let (ours, theirs) = (ends(1), ends(2));
-            let name = format!("link{network}");
-            dut.cable(
-                &name,
-                &ours.each_ref().map(String::as_str),
-                &peers,
-                &name,
-                &theirs.each_ref().map(String::as_str),
-            )?;
-        }
-        Ok(Network { dut, peers, lab })
+impl Stage {
+    /// One sender and one receiver.
+    fn two(order: Order<'_>) -> Result<Stage> {
+        let places = vec![Place::on_cable(1), Place::on_cable(2)];
+        Stage::new(order, Network::new(2, false)?, places)
     }
-}
 
-/// One table on its way.
-struct Work {
-    family: Family,
-    /// How many prefixes.
-    wanted: u64,
-    /// Routes the kernel had before.
-    present: u64,
-    began: Instant,
-    /// One of the threads gave up; the others need not wait.
-    failed: AtomicBool,
-}
-
-impl Work {
-    /// Sends `messages`; seconds until everything was at the receiver, and in the kernel of `dut`.
-    fn watch(
-        &self,
-        dut: &Namespace,
-        sender: &mut Session,
-        receiver: &mut Session,
-        messages: &[u8],
-    ) -> Result<(f64, f64)> {
-        let mut out = sender.sender()?;
-        thread::scope(|scope| {
-            let sending = scope.spawn(move || out.send(messages));
-            let keeping = scope.spawn(move || -> Result<()> {
-                // The sender's side must read too, or its window fills.
-                let mut heard = Heard::default();
-                while !sending.is_finished() && self.goes_on() {
-                    self.noted(sender.read(false, &mut heard))?;
-                }
-                sending.join().map_err(panicked)?
-            });
-            let receiving = scope.spawn(|| self.noted(self.receive(receiver)));
-            let installing = scope.spawn(|| self.noted(dut.within(|| self.install())?));
-            let results = (keeping.join(), receiving.join(), installing.join());
-            results.0.map_err(panicked)??;
-            Ok((results.1.map_err(panicked)??, results.2.map_err(panicked)??))
+    fn new(order: Order<'_>, network: Network, places: Vec<Place>) -> Result<Stage> {
+        let peers: Vec<_> = places.iter().map(|place| place.peer()).collect();
+        let folder = network.lab.directory();
+        let (engine, programs) = (order.engine, order.programs);
+        let running = engine.start(&network.dut, &peers, false, programs, folder)?;
+        let players = open(&network.peers, &places).map_err(|error| running.told(error))?;
+        let present = network.dut.within(|| -> Result<_> {
+            Ok([kernel_routes(Family::Ipv4)?, kernel_routes(Family::Ipv6)?])
+        })??;
+        Ok(Stage {
+            players,
+            places,
+            running,
+            network,
+            installs: engine.installs(),
+            present,
         })
     }
 
-    fn receive(&self, receiver: &mut Session) -> Result<f64> {
-        let mut seen = vec![0_u64; 1 << 18];
-        let mut count = 0;
-        let mut heard = Heard::default();
-        while count < self.wanted {
-            if !self.goes_on() {
-                bail!(
-                    "only {count} of {} prefixes came to the receiver",
-                    self.wanted
-                );
-            }
-            receiver.read(true, &mut heard)?;
-            for slot in &heard.announced {
-                let (word, bit) = ((slot >> 6) as usize, 1 << (slot & 63));
-                count += u64::from(seen[word] & bit == 0);
-                seen[word] |= bit;
-            }
-        }
-        Ok(self.began.elapsed().as_secs_f64())
+    /// What the kernel holds in the end: `extra` routes with these samples, or none of them.
+    fn goal(&self, table: &Table, extra: usize) -> Option<KernelGoal> {
+        let before = self.present[usize::from(table.family == Family::Ipv6)];
+        self.installs.then(|| KernelGoal {
+            family: table.family,
+            samples: table.samples(SAMPLES),
+            present: extra > 0,
+            total: before + extra as u64,
+        })
     }
 
-    fn install(&self) -> Result<f64> {
-        loop {
-            let now = kernel_routes(self.family)?.saturating_sub(self.present);
-            if now >= self.wanted {
-                return Ok(self.began.elapsed().as_secs_f64());
-            }
-            if !self.goes_on() {
-                bail!(
-                    "only {now} of {} prefixes came into the kernel",
-                    self.wanted
-                );
-            }
-            // Counting walks the whole table: not so often that it is part of what is measured.
-            let almost = now * 10 > self.wanted * 9;
-            thread::sleep(Duration::from_millis(if almost { 50 } else { 200 }));
-        }
+    /// The first player sends `table`, the second receives it.
+    fn load(&mut self, table: &Table) -> Result<work::Times> {
+        let sender = self.places[0];
+        let next_hop = sender.next_hop(table.family);
+        self.players[0].messages = table.announcements(sender.asn, next_hop, 0);
+        self.players[1].tally = Some(Tally::announcements(table.len, std::iter::empty()));
+        let goal = self.goal(table, table.len);
+        let times = self.work(goal.as_ref());
+        self.players[0].messages = Vec::new();
+        times
     }
 
-    fn goes_on(&self) -> bool {
-        !self.failed.load(Ordering::Relaxed) && self.began.elapsed() < PATIENCE
+    fn work(&mut self, goal: Option<&KernelGoal>) -> Result<work::Times> {
+        work::run(&self.network.dut, &mut self.players, goal, Instant::now())
+            .map_err(|error| self.running.told(error))
     }
 
-    fn noted<T>(&self, result: Result<T>) -> Result<T> {
-        self.failed.fetch_or(result.is_err(), Ordering::Relaxed);
-        result
+    /// Does something with it; an error comes with what the daemon printed.
+    fn told<T>(&mut self, work: impl FnOnce(&mut Stage) -> Result<T>) -> Result<T> {
+        work(self).map_err(|error| self.running.told(error))
     }
 }
 
-fn panicked(_: Box<dyn std::any::Any + Send>) -> anyhow::Error {
-    anyhow::anyhow!("a thread of the bench panicked")
+/// Brings the sessions of `places` up, all from `machine`.
+fn open(machine: &Namespace, places: &[Place]) -> Result<Vec<Player>> {
+    machine.within(|| {
+        let open = |place: &Place| {
+            let patience = Duration::from_secs(30);
+            let session = Session::open(place.address, place.daemon, place.asn, patience)?;
+            Ok(Player {
+                session,
+                messages: Vec::new(),
+                tally: None,
+            })
+        };
+        places.iter().map(open).collect()
+    })?
+}
+
+fn two_tables(order: Order<'_>, table: &Table) -> Result<Vec<Outcome>> {
+    let places = (1..=3).map(Place::on_cable).collect();
+    let mut stage = Stage::new(order, Network::new(3, false)?, places)?;
+    for (index, extra) in [(0, 0), (1, 2)] {
+        let place = stage.places[index];
+        let mut messages = table.announcements(place.asn, place.next_hop(table.family), extra);
+        // Behind each table a prefix of its own: when it is through, so is the table.
+        let last = std::net::Ipv4Addr::new(10, 200, index as u8, 0);
+        table::beacon(last, place.asn, Some(place.address), &mut messages);
+        stage.players[index].messages = messages;
+    }
+    stage.players[2].tally = Some(Tally::announcements(table.len + 2, std::iter::empty()));
+    let goal = stage.goal(table, table.len + 2);
+    let before = stage.running.cost();
+    let times = stage.work(goal.as_ref())?;
+    let row = order.outcome("two-tables", table.len);
+    Ok(vec![row.with(times, before, stage.running.cost())])
+}
+
+fn many_peers(order: Order<'_>, table: Table) -> Result<Vec<Outcome>> {
+    const PEERS: usize = 100;
+    const { assert!(PEERS <= MOST_PEERS) };
+    let places = (0..PEERS).map(Place::among_many).collect();
+    let mut stage = Stage::new(order, Network::new(1, true)?, places)?;
+    let (goal, len) = (stage.goal(&table, table.len), table.len);
+    let parts = table.split(PEERS);
+    for ((player, place), part) in stage.players.iter_mut().zip(&stage.places).zip(&parts) {
+        player.messages = part.announcements(place.asn, place.next_hop(part.family), 0);
+        player.tally = Some(Tally::announcements(len - part.len, part.slots()));
+    }
+    let before = stage.running.cost();
+    let times = stage.work(goal.as_ref())?;
+    let row = order.outcome("many-peers", len);
+    Ok(vec![row.with(times, before, stage.running.cost())])
+}
+
+fn withdraw(order: Order<'_>, table: &Table) -> Result<Vec<Outcome>> {
+    let mut stage = Stage::two(order)?;
+    stage.load(table)?;
+
+    stage.players[0].messages = table.withdrawals();
+    stage.players[1].tally = Some(Tally::withdrawals(table.len));
+    let gone = stage.goal(table, 0);
+    let before = stage.running.cost();
+    let times = stage.work(gone.as_ref())?;
+    let row = order.outcome("withdraw", table.len);
+    let by_updates = row.with(times, before, stage.running.cost());
+
+    stage.load(table).context("the table a second time")?;
+    stage.players[1].tally = Some(Tally::withdrawals(table.len));
+    let before = stage.running.cost();
+    stage.players.remove(0).session.close();
+    let times = stage.work(gone.as_ref())?;
+    let row = order.outcome("session-drop", table.len);
+    Ok(vec![
+        by_updates,
+        row.with(times, before, stage.running.cost()),
+    ])
 }

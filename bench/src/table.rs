@@ -4,7 +4,7 @@
 //! of path attributes, paths have 2 to 8 AS numbers, most sets carry communities. The same seed
 //! gives the same table.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A small generator of pseudo-random numbers (SplitMix64): repeatable, and no quality is needed.
 pub(crate) struct Random(u64);
@@ -130,6 +130,116 @@ impl Table {
             group.announce(self.family, asn, prepend, next_hop, &mut out);
         }
         out
+    }
+
+    /// The UPDATEs that withdraw the table, 200 prefixes to each.
+    pub(crate) fn withdrawals(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.len * 6);
+        let prefixes: Vec<(u128, u8)> = self.prefixes().collect();
+        for some in prefixes.chunks(200) {
+            withdraw(self.family, some, &mut out);
+        }
+        out
+    }
+
+    /// How many sets of attributes there are.
+    pub(crate) fn sets(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Appends the UPDATE that announces set `index` with `prepend` times `asn` in front.
+    pub(crate) fn announce_set(
+        &self,
+        index: usize,
+        asn: u32,
+        prepend: usize,
+        next_hop: NextHop,
+        out: &mut Vec<u8>,
+    ) {
+        self.groups[index].announce(self.family, asn, prepend, next_hop, out);
+    }
+
+    /// Appends the UPDATE that withdraws set `index`.
+    pub(crate) fn withdraw_set(&self, index: usize, out: &mut Vec<u8>) {
+        withdraw(self.family, &self.groups[index].prefixes, out);
+    }
+
+    /// The table in `parts` of (nearly) equal numbers of prefixes, in order.
+    pub(crate) fn split(self, parts: usize) -> Vec<Table> {
+        let per_part = self.len.div_ceil(parts.max(1)).max(1);
+        let mut out = Vec::with_capacity(parts);
+        let mut groups = Vec::new();
+        let mut len = 0;
+        for mut group in self.groups {
+            while len + group.prefixes.len() >= per_part {
+                let rest = group.prefixes.split_off(per_part - len);
+                let part = Group {
+                    path: group.path.clone(),
+                    communities: group.communities.clone(),
+                    med: group.med,
+                    prefixes: std::mem::replace(&mut group.prefixes, rest),
+                };
+                groups.push(part);
+                out.push(Table {
+                    family: self.family,
+                    groups: std::mem::take(&mut groups),
+                    len: per_part,
+                });
+                len = 0;
+            }
+            len += group.prefixes.len();
+            if !group.prefixes.is_empty() {
+                groups.push(group);
+            }
+        }
+        if len > 0 {
+            out.push(Table {
+                family: self.family,
+                groups,
+                len,
+            });
+        }
+        out
+    }
+
+    /// The slot of every prefix, in order.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = u64> + '_ {
+        self.prefixes().map(|(network, _)| match self.family {
+            Family::Ipv4 => slot4(network as u32),
+            Family::Ipv6 => slot6(network),
+        })
+    }
+
+    /// Up to `count` addresses, evenly spread over the table in the order of sending, each of which
+    /// is in one prefix of the table and no other: reachable when and only when that one is there.
+    pub(crate) fn samples(&self, count: usize) -> Vec<IpAddr> {
+        let bits = match self.family {
+            Family::Ipv4 => 32,
+            Family::Ipv6 => 128,
+        };
+        let mut sorted: Vec<(u128, u8, usize)> = self
+            .prefixes()
+            .enumerate()
+            .map(|(at, (network, length))| (network, length, at))
+            .collect();
+        sorted.sort_unstable();
+        let mut covered_until = 0;
+        let mut alone: Vec<(usize, u128)> = Vec::new();
+        for (network, length, at) in sorted {
+            if network >= covered_until {
+                covered_until = network + (1 << (bits - u32::from(length)));
+                alone.push((at, network));
+            }
+        }
+        alone.sort_unstable();
+        let step = (alone.len() / count.max(1)).max(1);
+        // From the end, so that the last prefix that can be asked for is among them.
+        let chosen = alone.iter().rev().step_by(step).take(count);
+        let address = |network: u128| match self.family {
+            Family::Ipv4 => IpAddr::V4(Ipv4Addr::from(network as u32 + 1)),
+            Family::Ipv6 => IpAddr::V6(Ipv6Addr::from(network + 1)),
+        };
+        chosen.map(|(_, network)| address(*network)).collect()
     }
 
     /// Every prefix: network (an IPv4 one in the lower 32 bits) and length.
@@ -260,6 +370,35 @@ fn attribute(flags: u8, kind: u8, value: &[u8]) -> Vec<u8> {
     out
 }
 
+/// One UPDATE that withdraws `prefixes`, which fit into it.
+fn withdraw(family: Family, prefixes: &[(u128, u8)], out: &mut Vec<u8>) {
+    let nlri = pack(family, prefixes);
+    match family {
+        Family::Ipv4 => update(&nlri, &[], &[], out),
+        Family::Ipv6 => {
+            let mut value = vec![0, 2, 1];
+            value.extend(nlri);
+            update(&[], &attribute(0x90, 15, &value), &[], out);
+        }
+    }
+}
+
+/// Appends the UPDATE that announces (or withdraws, without a next hop) the /24 of `address` alone:
+/// a prefix that is in no table.
+pub(crate) fn beacon(address: Ipv4Addr, asn: u32, next_hop: Option<Ipv4Addr>, out: &mut Vec<u8>) {
+    let prefixes = vec![(u128::from(address.to_bits() & 0xFFFF_FF00), 24)];
+    match next_hop {
+        None => withdraw(Family::Ipv4, &prefixes, out),
+        Some(next_hop) => Group {
+            path: vec![64999],
+            communities: Vec::new(),
+            med: None,
+            prefixes,
+        }
+        .announce(Family::Ipv4, asn, 1, NextHop::V4(next_hop), out),
+    }
+}
+
 fn update(withdrawn: &[u8], attributes: &[u8], nlri: &[u8], out: &mut Vec<u8>) {
     let length = 23 + withdrawn.len() + attributes.len() + nlri.len();
     out.extend([0xFF; 16]);
@@ -283,6 +422,32 @@ mod tests {
         assert_eq!(count, 60_000);
         let average = count as f64 / table.groups.len() as f64;
         assert!((5.5..6.5).contains(&average), "{average} prefixes to a set");
+    }
+
+    #[test]
+    fn the_parts_of_a_table_are_the_table() {
+        let whole: Vec<_> = Table::new(Family::Ipv4, 10_000, 3).prefixes().collect();
+        let parts = Table::new(Family::Ipv4, 10_000, 3).split(10);
+        assert!(parts.iter().all(|part| part.len == 1000));
+        assert!(parts.iter().all(|part| part.prefixes().count() == 1000));
+        let together: Vec<_> = parts.iter().flat_map(Table::prefixes).collect();
+        assert_eq!(together, whole);
+    }
+
+    #[test]
+    fn a_sample_is_in_one_prefix_only() {
+        let table = Table::new(Family::Ipv4, 200_000, 4);
+        let samples = table.samples(500);
+        assert_eq!(samples.len(), 500);
+        for sample in samples {
+            let IpAddr::V4(address) = sample else {
+                panic!("{sample} is not of the table's family")
+            };
+            let around = table.prefixes().filter(|(network, length)| {
+                (address.to_bits() ^ *network as u32).leading_zeros() >= u32::from(*length)
+            });
+            assert_eq!(around.count(), 1, "{address}");
+        }
     }
 
     #[test]
