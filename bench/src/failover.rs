@@ -288,6 +288,11 @@ impl Packets {
                 "packets did not flow before anything failed"
             );
         }
+        let recent = self.between(Duration::ZERO, self.began.elapsed());
+        ensure!(
+            recent.into_iter().any(|(_, came)| came == 1),
+            "nothing went over what is to fail: the daemon does not use both next hops"
+        );
         let detected = fail()?.duration_since(self.began);
         loop {
             thread::sleep(Duration::from_millis(100));
