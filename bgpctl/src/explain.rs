@@ -71,9 +71,6 @@ fn print(
     let on = node.map(|node| format!(" on {node}")).unwrap_or_default();
     let title = output.paint(TITLE, &explanation.prefix);
     writeln!(writer, "{title}{on}: {}", explanation.summary)?;
-    if !explanation.covering.is_empty() {
-        writeln!(writer, "  packets go by {}", explanation.covering)?;
-    }
     if !explanation.candidates.is_empty() {
         section(writer, output, "Candidates")?;
     }

@@ -21,6 +21,10 @@ pub(crate) struct Column {
     title: &'static str,
     right: bool,
     optional: bool,
+    /// Either every row has something here, or none has.
+    all_or_none: bool,
+    /// At least so wide in a table of more than a page, whose later rows are not known.
+    room: usize,
 }
 
 impl Column {
@@ -30,25 +34,39 @@ impl Column {
             title,
             right: false,
             optional: false,
+            all_or_none: false,
+            room: 0,
         }
     }
 
     /// Numbers.
     pub(crate) const fn number(title: &'static str) -> Column {
         Column {
-            title,
             right: true,
-            optional: false,
+            ..Column::text(title)
         }
     }
 
     /// Words that are left out, with the title, when no row of a short table has any.
     pub(crate) const fn optional(title: &'static str) -> Column {
         Column {
-            title,
-            right: false,
             optional: true,
+            ..Column::text(title)
         }
+    }
+
+    /// Words that either all rows have or none has; then the column is left out of long tables too.
+    pub(crate) const fn all_or_none(title: &'static str) -> Column {
+        Column {
+            all_or_none: true,
+            ..Column::optional(title)
+        }
+    }
+
+    /// With room for later rows of a long table.
+    pub(crate) const fn room(mut self, width: usize) -> Column {
+        self.room = width;
+        self
     }
 }
 
@@ -125,8 +143,9 @@ impl<W: Write> Table<W> {
         let widths = self.columns.iter().enumerate().map(|(index, column)| {
             let widest = rows.iter().map(|row| width(&row[index].text)).max();
             match widest.unwrap_or(0) {
-                0 if column.optional && complete => None,
-                widest => Some(widest.max(width(column.title))),
+                0 if column.all_or_none || column.optional && complete => None,
+                widest if complete => Some(widest.max(width(column.title))),
+                widest => Some(widest.max(width(column.title)).max(column.room)),
             }
         });
         self.widths = widths.collect();
@@ -235,6 +254,24 @@ mod tests {
         let text = text(table);
         assert!(text.starts_with("A  B  C\n1     3\n"), "{text}");
         assert!(text.ends_with("\n1234  x  3\n"), "{text}");
+    }
+
+    #[test]
+    fn long_tables_have_room_for_later_rows_and_no_column_that_nobody_needs() {
+        let mut table = table(vec![
+            Column::all_or_none("NODE"),
+            Column::text("PREFIX").room(6),
+            Column::text("C"),
+        ]);
+        for _ in 0..FIRST_PAGE {
+            table.push(vec!["".into(), "1".into(), "3".into()]).unwrap();
+        }
+        table
+            .push(vec!["".into(), "123456".into(), "3".into()])
+            .unwrap();
+        let text = text(table);
+        assert!(text.starts_with("PREFIX  C\n1       3\n"), "{text}");
+        assert!(text.ends_with("\n123456  3\n"), "{text}");
     }
 
     #[test]

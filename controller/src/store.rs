@@ -121,6 +121,12 @@ impl Store {
                 path: path.to_owned(),
                 source,
             })?;
+            // Whoever lost the old one must hear of it: nodes may hold subnets of it.
+            tracing::warn!(
+                path = %path.display(),
+                "there was no state file; a new one was made, and nothing counts as given out: right for a new \
+                 cluster; otherwise stop the controller and put the backup there"
+            );
         }
         Store::open_existing(path)
     }

@@ -159,8 +159,8 @@ impl Proxy {
         })?;
         let channel = self.registry.tunnel(&node).ok_or_else(|| {
             Status::unavailable(format!(
-                "the speaker of node {node} is not connected to the controller; `bgpctl show \
-                 nodes` shows since when, and on the node itself `bgpctl` works without controller"
+                "no speaker of node {node} is connected to the controller; `bgpctl show nodes` lists \
+                 the nodes, and on the node itself `bgpctl` works without controller"
             ))
         })?;
         let (mut parts, body) = request.into_parts();

@@ -386,6 +386,11 @@ impl Target {
         if let Ok(address) = text.parse() {
             return Ok(Target::Address(address));
         }
+        if !text.contains('/') {
+            return Err(Status::invalid_argument(format!(
+                "`{text}` is not an address; give a prefix or an address"
+            )));
+        }
         text.parse().map(Target::Prefix).map_err(|error| {
             Status::invalid_argument(format!("{error}; give a prefix or an address"))
         })
@@ -502,6 +507,7 @@ mod tests {
             refused("", "192.0.2.1/24").contains("host") || !refused("", "192.0.2.1/24").is_empty()
         );
         assert!(refused("", "tor-a").contains("give a prefix or an address"));
+        assert!(refused("", "10.64.300.0").contains("`10.64.300.0` is not an address"));
     }
 
     #[test]

@@ -217,12 +217,13 @@ impl Tables {
 
 fn columns(output: Output) -> Vec<Column> {
     let mut columns = vec![
-        Column::optional("NODE"),
-        Column::text("PREFIX"),
+        Column::all_or_none("NODE"),
+        // The longest IPv4 prefix; most IPv6 prefixes and every age are not longer.
+        Column::text("PREFIX").room(18),
         Column::text("NEXT HOP"),
         Column::text("FROM"),
         Column::text("AS PATH"),
-        Column::text("AGE"),
+        Column::text("AGE").room(6),
     ];
     if output.is_wide() {
         columns.extend([

@@ -165,8 +165,12 @@ impl Files {
                 });
             }
             Err(reasons) => {
+                let stays = match last {
+                    Some(_) => "the last good ones stay in force",
+                    None => "there are no earlier ones; nothing is given out",
+                };
                 for reason in &reasons {
-                    error!(%reason, "resources refused; the last good ones stay in force");
+                    error!(%reason, "resources refused; {stays}");
                 }
                 self.state.send_modify(|state| {
                     state.refused = reasons;

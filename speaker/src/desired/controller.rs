@@ -135,6 +135,11 @@ enum StreamError {
     Connect { to: String, text: String },
     #[error("the controller refuses us: {0}")]
     Refused(String),
+    #[error(
+        "the controller ended the connection without an answer ({text}); is {cert} of an authority that it \
+         trusts (its --ca)?"
+    )]
+    Unanswered { text: String, cert: PathBuf },
     #[error("the controller's stream broke: {0}")]
     Broken(String),
     #[error("the controller closed the stream")]
@@ -177,7 +182,7 @@ async fn stream(
     let mut configs = client
         .watch(request)
         .await
-        .map_err(|status| StreamError::Refused(words(&status)))?
+        .map_err(|status| refused(address, &status))?
         .into_inner();
     tracing::info!("connected to the controller");
     sink.connected(Ok(()));
@@ -252,9 +257,35 @@ fn read(path: &Path) -> Result<Vec<u8>, StreamError> {
 }
 
 fn no_connection(to: impl ToString, error: &tonic::transport::Error) -> StreamError {
+    let text = super::chain(error);
     StreamError::Connect {
         to: to.to_string(),
-        text: super::chain(error),
+        text: format!("{text}{}", tls_hint(&text)),
+    }
+}
+
+/// In TLS 1.3 a server judges our certificate after we think that the connection is there: what we see of
+/// its refusal is only that the first call ends.
+fn refused(address: &Address, status: &tonic::Status) -> StreamError {
+    match (address, status.code()) {
+        (Address::Tls { cert, .. }, tonic::Code::Unknown | tonic::Code::Cancelled) => {
+            StreamError::Unanswered {
+                text: status.message().to_owned(),
+                cert: cert.clone(),
+            }
+        }
+        _ => StreamError::Refused(words(status)),
+    }
+}
+
+/// What a person can do about what rustls says.
+fn tls_hint(text: &str) -> &'static str {
+    if text.contains("KeyMismatch") {
+        "; --key is not the key of --cert"
+    } else if text.contains("BadSignature") || text.contains("UnknownIssuer") {
+        "; the controller's certificate is not of the authority in --ca"
+    } else {
+        ""
     }
 }
 
@@ -308,6 +339,25 @@ mod tests {
             insecure: true,
             ..Options::default()
         }
+    }
+
+    #[test]
+    fn a_certificate_that_the_controller_does_not_trust_is_named() {
+        let address = Address::new("https://controller:7443", with_files()).unwrap();
+        let ended = tonic::Status::unknown("transport error");
+        let text = refused(&address, &ended).to_string();
+        assert!(
+            text.contains("is a.crt of an authority that it trusts"),
+            "{text}"
+        );
+        let judged = tonic::Status::permission_denied("not yours");
+        let text = refused(&address, &judged).to_string();
+        assert_eq!(
+            text,
+            "the controller refuses us: not yours (PermissionDenied)"
+        );
+        assert!(tls_hint("keys may not be consistent: KeyMismatch").contains("--key"));
+        assert!(tls_hint("invalid peer certificate: UnknownIssuer").contains("--ca"));
     }
 
     #[test]

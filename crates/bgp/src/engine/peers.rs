@@ -436,6 +436,9 @@ impl Engine {
                     true => {
                         format!("The session with {name} was reset; it comes up again by itself.")
                     }
+                    false if peer.session.shutdown_text().is_some() => {
+                        format!("The session with {name} stays shut down.")
+                    }
                     false => format!("There was no session with {name}; it is sought again now."),
                 }
             }

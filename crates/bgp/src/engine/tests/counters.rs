@@ -170,4 +170,13 @@ fn commands_name_the_peers_there_are() {
         6,
         "asked, and answered, for two families"
     );
+    let shutdown = Command::Shutdown {
+        peer: "p3".into(),
+        message: String::new(),
+    };
+    rig.engine.command(rig.now, shutdown).unwrap();
+    assert_eq!(
+        rig.engine.command(rig.now, reset("p3")).unwrap(),
+        "The session with p3 stays shut down."
+    );
 }
