@@ -15,11 +15,20 @@ pub(crate) fn root() -> PathBuf {
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
+    if let Some(target) = target_directory() {
+        command.env("CARGO_TARGET_DIR", target);
+    }
     // Set for us by `cargo run`; a nested cargo must not take it for its own.
     for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
         command.env_remove(name);
     }
     command
+}
+
+/// Where this program was built, however it was started: what it builds has to be found beside it.
+fn target_directory() -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    own.parent()?.parent().map(Path::to_owned)
 }
 
 /// Builds our programs, where [`lab::program`] finds them: in the profile we were built with.

@@ -201,6 +201,7 @@ fn converge(
 fn pods_of(node: Node, machine: &Namespace, programs: &Programs) -> anyhow::Result<Vec<Pod>> {
     let what = format!("{} to get its subnets", node.name);
     let subnets = try_wait_for(&what, PATIENCE, || {
+        programs.check()?;
         let nodes = programs.json(&format!("show nodes --node {}", node.name))?;
         let subnets: Vec<String> = strings(&nodes[0]["subnets"]);
         ensure!(subnets.len() >= 2, "it has {subnets:?}");
@@ -218,6 +219,7 @@ fn strings(list: &Value) -> Vec<String> {
 /// Waits until every session of these nodes and of the spine is established; gives their number.
 fn established(programs: &Programs, wanted: &[Node], now: impl Fn(&str)) -> anyhow::Result<usize> {
     let count = try_wait_for("every session to be Established", PATIENCE, || {
+        programs.check()?;
         let nodes = programs.json("show nodes")?;
         let mut sessions: Vec<(String, Value)> = Vec::new();
         for node in wanted {
@@ -303,6 +305,7 @@ fn newcomer(
         .context("no machine for the new node")?;
     programs.node(machine, NEWCOMER.name)?;
     try_wait_for("b3's speaker to run", PATIENCE, || {
+        programs.check()?;
         ensure!(programs.socket(NEWCOMER.name).exists(), "no socket yet");
         Ok(())
     })?;

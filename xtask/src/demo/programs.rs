@@ -1,5 +1,6 @@
 //! Our programs on the demo's machines: certificates, files, starting them, asking them.
 
+use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -20,6 +21,8 @@ pub(crate) const DIRECTORY: &str = "/run/routeshare-demo";
 pub(crate) struct Programs {
     directory: PathBuf,
     bgpctl: PathBuf,
+    /// Those that were started; they run on when this value is gone.
+    running: RefCell<Vec<Daemon>>,
 }
 
 impl Programs {
@@ -36,6 +39,7 @@ impl Programs {
         Ok(Programs {
             directory,
             bgpctl: program("bgpctl")?,
+            running: RefCell::default(),
         })
     }
 
@@ -109,7 +113,7 @@ impl Programs {
             .arg("--socket")
             .arg(self.directory.join("controller.sock"));
         self.certificate(&mut command, "controller");
-        self.leave_running(machine, "controller", command)
+        self.start(machine, "controller", command)
     }
 
     /// Starts the speaker of a node that is told by the controller.
@@ -117,7 +121,7 @@ impl Programs {
         let mut command = self.speaker(machine, node)?;
         command.args(["--controller", &format!("https://{CONTROLLER}:7443")]);
         self.certificate(&mut command, node);
-        self.leave_running(machine, node, command)
+        self.start(machine, node, command)
     }
 
     /// Starts a speaker that is told by files.
@@ -132,7 +136,7 @@ impl Programs {
             .arg("--standalone")
             .arg("--resources")
             .arg(resources);
-        self.leave_running(machine, name, command)
+        self.start(machine, name, command)
     }
 
     fn speaker(&self, machine: &Namespace, name: &str) -> anyhow::Result<Command> {
@@ -152,18 +156,25 @@ impl Programs {
         command.arg("--key").arg(pki.join(format!("{owner}.key")));
     }
 
-    fn leave_running(
-        &self,
-        machine: &Namespace,
-        name: &str,
-        mut command: Command,
-    ) -> anyhow::Result<()> {
+    fn start(&self, machine: &Namespace, name: &str, mut command: Command) -> anyhow::Result<()> {
         // A group of its own: Ctrl-C in the terminal that started the demo is not for it.
         command.process_group(0).env("NO_COLOR", "1");
         let log = self.directory.join("log").join(format!("{name}.log"));
-        machine
-            .start(name, command, &log)
-            .map(Daemon::leave_running)
+        let daemon = machine.start(name, command, &log)?;
+        self.running.borrow_mut().push(daemon);
+        Ok(())
+    }
+
+    /// Whether all that were started still run.
+    ///
+    /// # Errors
+    ///
+    /// When one has ended, with its last words.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        self.running
+            .borrow_mut()
+            .iter_mut()
+            .try_for_each(Daemon::check)
     }
 
     /// What `bgpctl` prints, asking the controller.
@@ -207,6 +218,15 @@ impl Programs {
             text += &format!("--- {}\n{}\n", file.display(), tail.join("\n"));
         }
         text
+    }
+}
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        self.running
+            .take()
+            .into_iter()
+            .for_each(Daemon::leave_running);
     }
 }
 
