@@ -133,7 +133,7 @@ impl Scenario {
     /// When the network cannot be made, the daemon does not start or does not finish the work.
     pub(crate) fn run(self, order: Order<'_>) -> Result<Vec<Outcome>> {
         if self == Scenario::Failover {
-            return failover::run(order);
+            return Ok(failover::run(order));
         }
         let table = self.table(order.prefixes, order.round);
         match self {
