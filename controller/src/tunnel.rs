@@ -159,7 +159,7 @@ impl Proxy {
         })?;
         let channel = self.registry.tunnel(&node).ok_or_else(|| {
             Status::unavailable(format!(
-                "no speaker of node {node} is connected to the controller; `bgpctl show nodes` lists \
+                "the speaker of node {node} is not connected to the controller; `bgpctl show nodes` lists \
                  the nodes, and on the node itself `bgpctl` works without controller"
             ))
         })?;

@@ -34,7 +34,12 @@ fn target_directory() -> Option<PathBuf> {
 /// Builds our programs, where [`lab::program`] finds them: in the profile we were built with.
 pub(crate) fn build_programs(quiet: bool) -> anyhow::Result<()> {
     let mut arguments = vec!["build", "--locked"];
-    for package in ["routeshare-speaker", "routeshare-controller", "bgpctl"] {
+    for package in [
+        "routeshare-speaker",
+        "routeshare-controller",
+        "routeshare-bfd",
+        "bgpctl",
+    ] {
         arguments.extend(["-p", package]);
     }
     if !cfg!(debug_assertions) {
