@@ -272,8 +272,10 @@ impl Traffic {
 
 fn socket(on: &Namespace, address: &str, port: u16) -> UdpSocket {
     let address: IpAddr = address.parse().unwrap();
-    let socket = on.within(|| UdpSocket::bind(SocketAddr::new(address, port)));
-    let socket = socket.unwrap().unwrap();
+    // A program that is being started beside us holds the last round's sockets for a moment.
+    let socket = wait_for("the port to be free", SOON, || {
+        Ok(on.within(|| UdpSocket::bind(SocketAddr::new(address, port)))??)
+    });
     let quiet = Duration::from_millis(500);
     socket.set_read_timeout(Some(quiet)).unwrap();
     socket
