@@ -126,7 +126,7 @@ impl Engine {
             }),
             Input::Readdressed { conn, local } => self.readdressed(conn, local),
             Input::NextHop { address, state } => {
-                if let Some(hop) = self.shared.hops.set_state(address, state) {
+                if let Some(hop) = self.shared.hop_state(address, state) {
                     self.v4.hop_changed(hop);
                     self.v6.hop_changed(hop);
                 }

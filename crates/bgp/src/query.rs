@@ -352,6 +352,8 @@ pub enum Refusal {
     /// The peer is directly connected (its TTL is 1), and NEXT_HOP is on no network of ours: the way
     /// there leads over another router, perhaps by the default route. RFC 4271 §5.1.3, §6.3.
     NextHopNotConnected,
+    /// The session it came over has ended, and it is about to be removed.
+    SessionDown,
 }
 
 impl fmt::Display for Refusal {
@@ -370,6 +372,7 @@ impl fmt::Display for Refusal {
             Refusal::NextHopNotConnected => {
                 "the peer is directly connected and the next hop is not"
             }
+            Refusal::SessionDown => "the session has ended, it is about to be removed",
         })
     }
 }

@@ -348,7 +348,9 @@ fn candidate(from: Candidate) -> pb::Candidate {
             step.to_string(),
         ),
         Outcome::Refused(
-            bgp::query::Refusal::NextHopUnresolved | bgp::query::Refusal::NextHopNotConnected,
+            bgp::query::Refusal::NextHopUnresolved
+            | bgp::query::Refusal::NextHopNotConnected
+            | bgp::query::Refusal::SessionDown,
         ) => ("unusable", String::new(), String::new()),
         Outcome::Refused(_) => ("refused", String::new(), String::new()),
     };

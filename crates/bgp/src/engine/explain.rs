@@ -110,6 +110,7 @@ impl Engine {
                     | Refusal::ImportPolicy
                     | Refusal::NextHopUnresolved
                     | Refusal::NextHopNotConnected
+                    | Refusal::SessionDown
             ),
             Fate::Best | Fate::Multipath | Fate::Lost(_) => true,
         };

@@ -207,8 +207,7 @@ impl Engine {
         let old = peer.stale.take().map_or([false; 2], |stale| stale.families);
         let source = up.source;
         if keeps == [false; 2] {
-            self.v4.remove_source(source);
-            self.v6.remove_source(source);
+            self.remove_source(source);
             return;
         }
         peer.stale = Some(Stale {
@@ -219,6 +218,13 @@ impl Engine {
         let [v4, v6] = [0, 1].map(|family| (keeps[family], old[family]));
         self.v4.source_away(source, v4);
         self.v6.source_away(source, v6);
+    }
+
+    /// All routes of a source go: at once those that packets take, bit by bit the others.
+    fn remove_source(&mut self, source: SourceId) {
+        self.shared.gone(source);
+        self.v4.remove_source(source);
+        self.v6.remove_source(source);
     }
 
     /// A peer whose routes were kept is back. Its source goes on where the session says that the
@@ -287,8 +293,7 @@ impl Engine {
     pub(super) fn give_up_stale(&mut self, id: PeerId) {
         let stale = self.peers.get_mut(&id).and_then(|peer| peer.stale.take());
         if let Some(stale) = stale {
-            self.v4.remove_source(stale.source);
-            self.v6.remove_source(stale.source);
+            self.remove_source(stale.source);
             self.outputs.push_back(Output::SessionChanged(id));
         }
     }

@@ -113,6 +113,16 @@ pub enum Output {
     TrackNextHop(IpAddr),
     /// No route uses this next hop any more.
     UntrackNextHop(IpAddr),
+    /// No packets can go to these next hops any more: they cannot be reached, or the only sessions
+    /// whose routes have them are over. Every route with one of them is about to change; until then
+    /// the kernel's side takes them out of the sets told so far that have others.
+    NextHopsDown {
+        /// Which; at least one.
+        hops: Vec<IpAddr>,
+        /// The newest of the sets concerned: one with a higher number (wrapping round) has a next
+        /// hop because it is in use again.
+        last_set: u32,
+    },
     /// [`Engine::poll_fib`](crate::engine::Engine::poll_fib) has something again. Told once, until
     /// `poll_fib` has given less than was asked for.
     FibPending,

@@ -248,6 +248,7 @@ impl Engine {
             allow_own_as: peer.config.allow_own_as,
             import: Arc::new(self.import_chain(&peer.config)),
             counts: [Counts::default(); 2],
+            gone: false,
             leaving: 2,
         };
         let source = (self.welcome_back(now, id, &negotiated, &origin))

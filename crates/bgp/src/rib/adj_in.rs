@@ -47,7 +47,8 @@ impl Faults {
             Refusal::NoImportPolicy
             | Refusal::ImportPolicy
             | Refusal::NextHopUnresolved
-            | Refusal::NextHopNotConnected => return,
+            | Refusal::NextHopNotConnected
+            | Refusal::SessionDown => return,
         };
         *self.counts.entry(fault).or_default() += 1;
         if first {

@@ -60,8 +60,6 @@ struct Set {
     facts: Facts,
     /// References; 0: the place is free.
     refs: u32,
-    /// Of them, candidates of the decision process: their next hop is tracked.
-    candidates: u32,
     /// Next hop in bytes with its length in front (0, 4, 16 or 32), then the attribute block.
     packed: Box<[u8]>,
 }
@@ -104,7 +102,6 @@ impl AttrStore {
         let set = Set {
             facts: facts(attributes, hops),
             refs: 1,
-            candidates: 0,
             packed: self.scratch.as_slice().into(),
         };
         let id = match self.free.pop() {
@@ -152,24 +149,6 @@ impl AttrStore {
             self.sets = Vec::new();
             self.free = Vec::new();
             self.index = HashTable::new();
-        }
-    }
-
-    /// A route with this set became a candidate: its next hop is wanted to be known.
-    pub(crate) fn use_hop(&mut self, id: AttrId, hops: &mut Hops) {
-        let set = &mut self.sets[id.0 as usize];
-        set.candidates += 1;
-        if set.candidates == 1 {
-            hops.track(set.facts.hop);
-        }
-    }
-
-    /// A route with this set is no candidate any more.
-    pub(crate) fn drop_hop(&mut self, id: AttrId, hops: &mut Hops) {
-        let set = &mut self.sets[id.0 as usize];
-        set.candidates -= 1;
-        if set.candidates == 0 {
-            hops.untrack(set.facts.hop);
         }
     }
 

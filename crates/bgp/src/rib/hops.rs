@@ -1,12 +1,13 @@
 //! Next hops: which there are, how the kernel reaches them, and the sets in which they are used.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use smallvec::SmallVec;
 
+use super::table::SourceId;
 use crate::engine::{NextHopSet, NextHopState, Output};
 
 /// A next hop some attribute set names.
@@ -22,12 +23,19 @@ struct Hop {
     address: IpAddr,
     /// Attribute sets that name it.
     refs: u32,
-    /// Of them, those with candidates.
-    tracked: u32,
+    /// Whose candidates have it.
+    users: SmallVec<[User; 1]>,
     /// How it is reached, once known; `None`: it is not.
     state: Option<NextHopState>,
     /// The kernel's side has answered.
     known: bool,
+}
+
+/// A source with candidates that have a next hop.
+#[derive(Clone, Copy)]
+struct User {
+    source: SourceId,
+    candidates: u32,
 }
 
 /// What the decision process asks of the way to a next hop.
@@ -88,7 +96,7 @@ impl Hops {
         let hop = Hop {
             address,
             refs: 1,
-            tracked: 0,
+            users: SmallVec::new(),
             state: None,
             known: false,
         };
@@ -119,27 +127,39 @@ impl Hops {
         }
     }
 
-    /// One more attribute set has candidates with it.
-    pub(super) fn track(&mut self, id: HopId) {
+    /// A source has one more candidate with it: it is wanted to be known.
+    pub(super) fn take(&mut self, id: HopId, source: SourceId) {
         if id == HopId::NONE {
             return;
         }
         let hop = &mut self.hops[id.0 as usize];
-        hop.tracked += 1;
-        if hop.tracked == 1 {
+        if let Some(user) = hop.users.iter_mut().find(|user| user.source == source) {
+            user.candidates += 1;
+            return;
+        }
+        let candidates = 1;
+        hop.users.push(User { source, candidates });
+        if hop.users.len() == 1 {
             self.unknown += 1;
             self.outputs.push(Output::TrackNextHop(hop.address));
         }
     }
 
-    /// One attribute set fewer has candidates with it.
-    pub(super) fn untrack(&mut self, id: HopId) {
+    /// A source has one candidate fewer with it.
+    pub(super) fn give_back(&mut self, id: HopId, source: SourceId) {
         if id == HopId::NONE {
             return;
         }
         let hop = &mut self.hops[id.0 as usize];
-        hop.tracked -= 1;
-        if hop.tracked == 0 {
+        let Some(at) = hop.users.iter().position(|user| user.source == source) else {
+            return; // each is taken before it is given back
+        };
+        hop.users[at].candidates -= 1;
+        if hop.users[at].candidates > 0 {
+            return;
+        }
+        hop.users.swap_remove(at);
+        if hop.users.is_empty() {
             hop.state = None; // from now on nobody tells us
             self.unknown -= usize::from(!std::mem::take(&mut hop.known));
             self.outputs.push(Output::UntrackNextHop(hop.address));
@@ -147,14 +167,14 @@ impl Hops {
     }
 
     /// The kernel's word on an address. The next hop, when routes have to be decided again.
-    pub(crate) fn set_state(
+    pub(super) fn set_state(
         &mut self,
         address: IpAddr,
         state: Option<NextHopState>,
     ) -> Option<HopId> {
         let &id = self.by_address.get(&address)?;
         let hop = &mut self.hops[id as usize];
-        if hop.tracked == 0 {
+        if hop.users.is_empty() {
             return None; // an answer that crossed our UntrackNextHop
         }
         self.unknown -= usize::from(!std::mem::replace(&mut hop.known, true));
@@ -162,6 +182,28 @@ impl Hops {
         hop.state = state;
         let changed = before != hop.way();
         changed.then_some(HopId(id))
+    }
+
+    /// Next hops that `source` has candidates with, and otherwise only sources that are `gone`.
+    pub(super) fn only_of(&self, source: SourceId, gone: impl Fn(SourceId) -> bool) -> Vec<IpAddr> {
+        let left = |hop: &&Hop| {
+            let mut users = hop.users.iter();
+            hop.users.iter().any(|user| user.source == source)
+                && users.all(|user| user.source == source || gone(user.source))
+        };
+        self.hops
+            .iter()
+            .filter(left)
+            .map(|hop| hop.address)
+            .collect()
+    }
+
+    /// Sources that have candidates with it.
+    pub(super) fn users(&self, id: HopId) -> impl Iterator<Item = SourceId> + '_ {
+        self.hops[id.0 as usize]
+            .users
+            .iter()
+            .map(|user| user.source)
     }
 
     /// Whether of each that candidates use it is known how it is reached, or that it is not.
@@ -175,6 +217,12 @@ impl Hops {
             return Some(Way::OWN);
         }
         self.hops[id.0 as usize].way()
+    }
+
+    /// The way to an address.
+    pub(super) fn way_to(&self, address: IpAddr) -> Option<Way> {
+        let &id = self.by_address.get(&address)?;
+        self.hops[id as usize].way()
     }
 
     /// How it is reached.
@@ -201,7 +249,10 @@ pub(crate) type HopList = SmallVec<[IpAddr; 1]>;
 #[derive(Default)]
 pub(crate) struct HopSets {
     sets: HashMap<u32, (Arc<NextHopSet>, u32), FixedState>,
+    /// Those that may be used again.
     by_content: HashMap<HopList, u32, FixedState>,
+    /// Of these, those with several next hops, by each of them.
+    by_hop: BTreeSet<(IpAddr, u32)>,
     last: u32,
 }
 
@@ -238,8 +289,36 @@ impl HopSets {
             hops: hops.to_vec(),
         });
         self.sets.insert(self.last, (set, 1));
+        if hops.len() > 1 {
+            self.by_hop.extend(hops.iter().map(|hop| (*hop, self.last)));
+        }
         self.by_content.insert(hops, self.last);
         self.last
+    }
+
+    /// Sets with these next hops and others are not used for another prefix, nor told again: the
+    /// kernel's side takes the next hops out of them. Gives the number of the newest set.
+    pub(super) fn retire(&mut self, hops: &[IpAddr]) -> u32 {
+        for hop in hops {
+            let of_hop = self.by_hop.range((*hop, 0)..=(*hop, u32::MAX));
+            for id in of_hop.map(|(_, id)| *id).collect::<Vec<_>>() {
+                if let Some((set, _)) = self.sets.get(&id) {
+                    let set = set.clone();
+                    self.forget(&set);
+                }
+            }
+        }
+        self.last
+    }
+
+    /// No other prefix gets this set.
+    fn forget(&mut self, set: &NextHopSet) {
+        if self.by_content.get(set.hops.as_slice()) == Some(&set.id) {
+            self.by_content.remove(set.hops.as_slice());
+        }
+        for hop in &set.hops {
+            self.by_hop.remove(&(*hop, set.id));
+        }
     }
 
     /// One prefix fewer uses it.
@@ -249,8 +328,9 @@ impl HopSets {
         };
         *uses -= 1;
         if *uses == 0 {
-            self.by_content.remove(set.hops.as_slice());
+            let set = set.clone();
             self.sets.remove(&id);
+            self.forget(&set);
         }
     }
 

@@ -103,7 +103,8 @@ impl<P: Key> FamilyRib<P> {
         shared.attrs.retain(received);
         shared.attrs.retain(accepted);
         if accepted.is_some() {
-            shared.attrs.use_hop(accepted, &mut shared.hops);
+            let hop = shared.attrs.facts(accepted).hop;
+            shared.hops.take(hop, source);
         }
         let path = Path {
             received,
@@ -177,7 +178,8 @@ impl<P: Key> FamilyRib<P> {
         }
         if !came {
             if path.accepted.is_some() {
-                shared.attrs.drop_hop(path.accepted, &mut shared.hops);
+                let hop = shared.attrs.facts(path.accepted).hop;
+                shared.hops.give_back(hop, path.source);
             }
             shared.attrs.release(path.accepted, &mut shared.hops);
             shared.attrs.release(path.received, &mut shared.hops);
@@ -351,10 +353,14 @@ impl<P: Key> FamilyRib<P> {
 /// §5.1.3 has it: else, once the link to the peer is gone, the default route would seem to lead
 /// there. One that import policy has set is the operator's.
 fn usable(shared: &Shared, path: &Path) -> Result<u32, Refusal> {
+    let origin = shared.source(path.source);
+    if origin.is_none_or(|origin| origin.gone) {
+        return Err(Refusal::SessionDown);
+    }
     let hop = shared.attrs.facts(path.accepted).hop;
     let way = shared.hops.way(hop).ok_or(Refusal::NextHopUnresolved)?;
     let must_be = || {
-        let connected = shared.source(path.source).is_some_and(|o| o.connected);
+        let connected = origin.is_some_and(|origin| origin.connected);
         connected && hop == shared.attrs.facts(path.received).hop
     };
     if !way.connected && must_be() {

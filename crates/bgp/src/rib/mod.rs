@@ -19,9 +19,10 @@ use std::sync::Arc;
 
 use self::adj_in::{Decodings, Imported};
 use self::attrs::AttrStore;
-use self::hops::{HopSets, Hops};
+use self::hops::{HopId, HopSets, Hops};
 use self::table::SourceId;
 use crate::config::{DecisionConfig, Source};
+use crate::engine::{NextHopState, Output};
 use crate::policy::Chain;
 use crate::types::{Asn, Family, PeerId, Prefix, RouterId};
 
@@ -88,6 +89,8 @@ pub(crate) struct Origin {
     pub(crate) import: Arc<Chain>,
     /// IPv4 and IPv6.
     pub(crate) counts: [Counts; 2],
+    /// The session is over and all of its routes are about to be removed: none counts any more.
+    pub(crate) gone: bool,
     /// Families whose routes have yet to be removed before the number is free.
     pub(crate) leaving: u8,
 }
@@ -117,6 +120,7 @@ impl Shared {
             allow_own_as: 0,
             import: Arc::new(Chain::new(Vec::new(), true)),
             counts: [Counts::default(); 2],
+            gone: false,
             leaving: 0,
         };
         Shared {
@@ -150,6 +154,46 @@ impl Shared {
             }
         }
         None
+    }
+
+    /// All routes of a source are about to be removed. Where no packets can go any more is told at
+    /// once: the next hops that nobody else's routes have.
+    pub(crate) fn gone(&mut self, source: SourceId) {
+        if let Some(origin) = self.source_mut(source) {
+            origin.gone = true;
+        }
+        let gone = |other| self.source(other).is_none_or(|origin| origin.gone);
+        let hops = self.hops.only_of(source, gone);
+        self.hops_down(hops);
+    }
+
+    /// The kernel's word on an address. The next hop, when routes have to be decided again.
+    pub(crate) fn hop_state(
+        &mut self,
+        address: IpAddr,
+        state: Option<NextHopState>,
+    ) -> Option<HopId> {
+        let before = self.hops.way_to(address);
+        let hop = self.hops.set_state(address, state)?;
+        let now = self.hops.way(hop);
+        // Only a default route leads there now: what directly connected peers say of it is over.
+        let strayed = || {
+            let connected = |source| self.source(source).is_some_and(|origin| origin.connected);
+            now.is_some_and(|way| !way.connected) && self.hops.users(hop).all(connected)
+        };
+        if before.is_some() && (now.is_none() || strayed()) {
+            self.hops_down(vec![address]);
+        }
+        Some(hop)
+    }
+
+    /// Every route with these next hops is about to be decided again, and none will have them.
+    fn hops_down(&mut self, hops: Vec<IpAddr>) {
+        if !hops.is_empty() {
+            let last_set = self.sets.retire(&hops);
+            let down = Output::NextHopsDown { hops, last_set };
+            self.hops.outputs.push(down);
+        }
     }
 
     /// One family's routes of a session that is over are gone; with the last one, so is its number.

@@ -85,6 +85,8 @@ pub(crate) struct Speaker {
     pub(crate) reading: bool,
     /// What its kernel would forward.
     pub(crate) fib: BTreeMap<Prefix, Vec<IpAddr>>,
+    /// Next hops that its kernel's side was told to be down, in order.
+    pub(crate) down: Vec<IpAddr>,
     /// What its last process left in the kernel, until it is swept: when nothing is deferred.
     pub(crate) adopted: BTreeMap<Prefix, Vec<IpAddr>>,
     /// How often it tried to connect.
@@ -216,6 +218,7 @@ impl Net {
             listening: true,
             reading: true,
             fib: BTreeMap::new(),
+            down: Vec::new(),
             adopted: BTreeMap::new(),
             attempts: 0,
             ends: BTreeMap::new(),
@@ -551,6 +554,14 @@ impl Net {
                 assert!(self.speakers[id].tracked.remove(&address), "not tracked");
             }
             Output::FibPending => self.pull_fib(id),
+            Output::NextHopsDown { hops, .. } => {
+                for used in self.speakers[id].fib.values_mut() {
+                    if used.iter().any(|hop| !hops.contains(hop)) {
+                        used.retain(|hop| !hops.contains(hop));
+                    }
+                }
+                self.speakers[id].down.extend(hops);
+            }
             Output::SessionChanged(_) | Output::BestChanged(_) => {}
         }
     }

@@ -249,7 +249,10 @@ impl Rig {
                     self.engine.poll_fib(100, &mut changes);
                 }
             }
-            Output::UntrackNextHop(_) | Output::SessionChanged(_) | Output::BestChanged(_) => {}
+            Output::UntrackNextHop(_)
+            | Output::NextHopsDown { .. }
+            | Output::SessionChanged(_)
+            | Output::BestChanged(_) => {}
         }
     }
 

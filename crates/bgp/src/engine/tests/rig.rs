@@ -50,6 +50,10 @@ pub(super) struct Rig {
     pub(super) config: Config,
     pub(super) scripts: Vec<Script>,
     pub(super) fib: BTreeMap<Prefix, Vec<IpAddr>>,
+    /// Numbers of the sets that the kernel's side was told.
+    told: BTreeMap<Prefix, u32>,
+    /// Next hops that were told to be down, each time.
+    pub(super) down: Vec<Vec<IpAddr>>,
     pub(super) fib_blocked: bool,
     /// Next hops that nothing leads to.
     pub(super) unreachable: BTreeSet<IpAddr>,
@@ -150,6 +154,8 @@ impl Rig {
             config,
             scripts: Vec::new(),
             fib: BTreeMap::new(),
+            told: BTreeMap::new(),
+            down: Vec::new(),
             fib_blocked: false,
             unreachable: BTreeSet::new(),
             metrics: BTreeMap::new(),
@@ -391,6 +397,15 @@ impl Rig {
             Output::UntrackNextHop(address) => {
                 assert!(self.tracked.remove(&address));
             }
+            Output::NextHopsDown { hops, last_set } => {
+                for (prefix, used) in &mut self.fib {
+                    let newer = self.told[prefix] > last_set;
+                    if !newer && used.iter().any(|hop| !hops.contains(hop)) {
+                        used.retain(|hop| !hops.contains(hop));
+                    }
+                }
+                self.down.push(hops);
+            }
             _ => {}
         }
     }
@@ -420,11 +435,13 @@ impl Rig {
             for FibChange { prefix, next_hops } in changes {
                 match next_hops {
                     Some(set) => {
-                        let old = self.fib.insert(prefix, set.hops.clone());
-                        assert_ne!(old.as_ref(), Some(&set.hops), "{prefix}: told again");
+                        self.fib.insert(prefix, set.hops.clone());
+                        let old = self.told.insert(prefix, set.id);
+                        assert_ne!(old, Some(set.id), "{prefix}: told again");
                     }
                     None => {
                         assert!(self.fib.remove(&prefix).is_some(), "{prefix}: not there");
+                        self.told.remove(&prefix);
                     }
                 }
             }
