@@ -207,6 +207,7 @@ impl Daemon {
                 Output::Send { conn } => self.transport.want_to_send(conn),
                 Output::TrackNextHop(address) => self.kernel.track(address),
                 Output::UntrackNextHop(address) => self.kernel.untrack(address),
+                Output::NextHopsDown { hops, last_set } => self.kernel.hops_down(hops, last_set),
                 Output::FibPending => self.kernel.pending(),
                 Output::SessionChanged(peer) => self.on_session(peer),
                 Output::BestChanged(change) => self.on_best(change),

@@ -15,6 +15,7 @@
 //! |---|---|
 //! | `driver.rs` | the thread: what it has, its turn, what it hears |
 //! | `write.rs`, `subnets.rs` | changes and repairs → route messages |
+//! | `down.rs` | next hops out of groups at once, before any route changes |
 //! | `follow.rs`, `../nexthops.rs` | how each next hop is reached, and nexthop objects after it |
 //! | `relist.rs` | what the kernel has: adopted, compared, swept |
 //! | `report.rs` | what a person is told |
@@ -23,6 +24,7 @@
 //!
 //! What is ours in the kernel carries our protocol number. Routes stay when the thread ends.
 
+mod down;
 mod driver;
 mod follow;
 mod foreign;
@@ -49,7 +51,7 @@ use kernel::{Destination, LinksError, NetlinkError};
 use tokio::sync::{mpsc, oneshot};
 
 use self::driver::{Driver, Tuning};
-use self::queue::{Queue, Request};
+use self::queue::{Down, Queue, Request};
 
 /// The kernel's side of the speaker. Dropping it ends the thread and leaves the routes in place.
 #[derive(Debug)]
@@ -215,6 +217,18 @@ impl Fib {
     /// Ends [`Fib::track`].
     pub(crate) fn untrack(&self, address: IpAddr) {
         self.queue.push(Request::Untrack(address));
+    }
+
+    /// No packets can go to these next hops: takes them out of every group that has others, before
+    /// all that waits. That concerns the sets up to number `last_set`; [`Fib::handed_over`] must tell
+    /// when the last of these has been handed over.
+    pub(crate) fn hops_down(&self, hops: Vec<IpAddr>, last_set: u32) {
+        self.queue.push_down(Down { hops, last_set });
+    }
+
+    /// No batch after this one has a set with this number or one before it.
+    pub(crate) fn handed_over(&self, last_set: u32) {
+        self.queue.push(Request::HandedOver(last_set));
     }
 
     /// What the kernel holds for each of `prefixes`, in their order; none if the thread has ended.

@@ -31,6 +31,8 @@ pub(crate) struct KernelSide {
     pending: bool,
     /// A batch that was not taken; waits for [`FibEvent::Room`].
     held: Option<Vec<FibChange>>,
+    /// Behind it: the newest set told before a next hop went down.
+    last_set: Option<u32>,
     /// Next hops that are watched, or will be once it has started.
     tracked: BTreeSet<IpAddr>,
     /// Those of which nothing has been heard yet.
@@ -48,6 +50,7 @@ impl KernelSide {
             events,
             pending: false,
             held: None,
+            last_set: None,
             tracked: BTreeSet::new(),
             unanswered: BTreeSet::new(),
         };
@@ -139,6 +142,25 @@ impl KernelSide {
     pub(super) fn room(&mut self) {
         if let (Some(fib), Some(batch)) = (&self.fib, self.held.take()) {
             self.held = fib.try_apply(batch).err();
+        }
+        self.tell_handed_over();
+    }
+
+    /// No packets can go to these next hops, whatever is still to be handed over; see
+    /// [`Output::NextHopsDown`](bgp::engine::Output::NextHopsDown).
+    pub(super) fn hops_down(&mut self, hops: Vec<IpAddr>, last_set: u32) {
+        if let Some(fib) = &self.fib {
+            fib.hops_down(hops, last_set);
+            self.last_set = Some(last_set);
+            self.tell_handed_over();
+        }
+    }
+
+    fn tell_handed_over(&mut self) {
+        if self.held.is_none()
+            && let (Some(fib), Some(last_set)) = (&self.fib, self.last_set.take())
+        {
+            fib.handed_over(last_set);
         }
     }
 

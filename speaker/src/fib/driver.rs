@@ -15,6 +15,7 @@ use kernel::{Event, Failure, Links, Monitor, Netlink, NetlinkError, Requests, Ro
 use plan::KernelConfig;
 use tokio::sync::{mpsc, oneshot};
 
+use super::down::Downs;
 use super::foreign::Foreign;
 use super::groups::Groups;
 use super::plan::Step;
@@ -75,6 +76,7 @@ pub(super) struct Driver {
     pub(super) table: Table,
     pub(super) groups: Groups,
     pub(super) hops: NextHops,
+    pub(super) down: Downs,
     pub(super) foreign: Foreign,
     pub(super) subnets: Subnets,
 
@@ -155,6 +157,7 @@ impl Driver {
             table: Table::default(),
             groups: Groups::new(config.protocol),
             hops: NextHops::default(),
+            down: Downs::default(),
             foreign: Foreign::default(),
             subnets: Subnets::default(),
             batch: Vec::new().into_iter(),
@@ -194,6 +197,7 @@ impl Driver {
         self.adopt();
         loop {
             self.hear();
+            self.take_hops_down();
             self.follow();
             self.take_requests();
             let more = self.work();
@@ -255,6 +259,7 @@ impl Driver {
                 }
                 Some(Request::Track(address)) => self.track(address),
                 Some(Request::Untrack(address)) => self.hops.untrack(address),
+                Some(Request::HandedOver(last_set)) => self.down.handed_over(last_set),
                 Some(Request::States(prefixes, answer)) => {
                     let states = prefixes.into_iter().map(|prefix| self.state(prefix));
                     let _ = answer.send(states.collect()); // the asker may be gone

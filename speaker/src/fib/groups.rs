@@ -210,6 +210,37 @@ impl Groups {
         &self.group(slot).hops
     }
 
+    /// Whether two groups are of one set, so that a route may point at either.
+    pub(super) fn same_set(&self, one: Slot, other: Slot) -> bool {
+        one == other || {
+            let hops = self.hops(one);
+            !hops.is_empty() && hops == self.hops(other)
+        }
+    }
+
+    /// No packets can go to these next hops. A group that has others becomes one of the set of the
+    /// others: it is what its routes are about to want, and then they need not be written. Gives the
+    /// next hops taken out, once for each group.
+    pub(super) fn take_out(&mut self, down: &[IpAddr]) -> Vec<IpAddr> {
+        let mut taken = Vec::new();
+        for (slot, place) in self.slots.iter_mut().enumerate() {
+            let Some(group) = place else { continue };
+            let left = without(&group.hops, down);
+            if left.len() == group.hops.len() || left.is_empty() {
+                continue;
+            }
+            let gone = group.hops.iter().filter(|hop| down.contains(hop));
+            taken.extend(gone.copied());
+            let slot = slot as Slot;
+            if self.by_hops.get(&group.hops) == Some(&slot) {
+                self.by_hops.remove(&group.hops);
+            }
+            group.hops.clone_from(&left);
+            self.by_hops.entry(left).or_insert(slot);
+        }
+        taken
+    }
+
     /// Whether routes can point at it: the kernel has it.
     pub(super) fn ready(&self, slot: Slot) -> bool {
         self.objects.groups.contains_key(&self.group(slot).id)
@@ -354,7 +385,9 @@ impl Groups {
         for (slot, place) in self.slots.iter_mut().enumerate() {
             if let Some(group) = place.take_if(|group| group.routes == 0) {
                 self.by_id.remove(&group.id);
-                self.by_hops.remove(&group.hops);
+                if self.by_hops.get(&group.hops) == Some(&(slot as Slot)) {
+                    self.by_hops.remove(&group.hops);
+                }
                 self.free.push(slot as Slot);
                 if !group.hops.is_empty() {
                     hops.push(group.hops);
@@ -363,6 +396,12 @@ impl Groups {
         }
         hops
     }
+}
+
+/// The next hops that are not `down`.
+pub(super) fn without(hops: &[IpAddr], down: &[IpAddr]) -> Vec<IpAddr> {
+    let left = hops.iter().filter(|hop| !down.contains(hop));
+    left.copied().collect()
 }
 
 /// The next free id of a kind, going round in the kind's range so that an id is not soon used

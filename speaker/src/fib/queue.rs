@@ -27,9 +27,18 @@ pub(super) enum Request {
     Sweep,
     Track(IpAddr),
     Untrack(IpAddr),
+    /// Every set with this number or one before it has been handed over.
+    HandedOver(u32),
     States(Vec<Prefix>, oneshot::Sender<Vec<KernelState>>),
     Summary(oneshot::Sender<FibSummary>),
     Shutdown(Option<oneshot::Sender<()>>),
+}
+
+/// Next hops that no packets can go to, and the newest set told before that was known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Down {
+    pub(super) hops: Vec<IpAddr>,
+    pub(super) last_set: u32,
 }
 
 /// The daemon's end, shared with the thread's.
@@ -46,6 +55,8 @@ pub(super) struct Wakes(UnixStream);
 #[derive(Debug, Default)]
 struct Waiting {
     requests: VecDeque<Request>,
+    /// Goes before all requests.
+    down: Vec<Down>,
     /// In all batches together.
     changes: usize,
     /// A batch was refused; its owner waits to be told.
@@ -67,6 +78,16 @@ impl Queue {
     pub(super) fn push(&self, request: Request) {
         self.lock().requests.push_back(request);
         self.wake();
+    }
+
+    /// Tells before everything else that waits.
+    pub(super) fn push_down(&self, down: Down) {
+        self.lock().down.push(down);
+        self.wake();
+    }
+
+    pub(super) fn take_down(&self) -> Vec<Down> {
+        std::mem::take(&mut self.lock().down)
     }
 
     /// Gives the batch back when [`CHANGES`] wait already.
@@ -97,7 +118,8 @@ impl Queue {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.lock().requests.is_empty()
+        let waiting = self.lock();
+        waiting.requests.is_empty() && waiting.down.is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {

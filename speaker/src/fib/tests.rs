@@ -1,5 +1,6 @@
 //! Against the real kernel, each test in a network namespace of its own. They need root.
 
+mod down;
 mod follow;
 mod install;
 mod lab;

@@ -77,9 +77,12 @@ impl Driver {
             self.forget(prefix);
             return;
         };
-        let slot = self.slot_of(&set);
-        let ready = self.is_ready(slot);
         let old = self.table.get(prefix);
+        let slot = match (self.slot_of(&set), old) {
+            (slot, Some(old)) if self.groups.same_set(old.slot(), slot) => old.slot(),
+            (slot, _) => slot,
+        };
+        let ready = self.is_ready(slot);
         let (entry, write) = transition(old, slot, ready);
         match (write, old) {
             (Write::Nothing, _) => {}
@@ -101,9 +104,10 @@ impl Driver {
         {
             return *slot;
         }
-        let slot = match self.groups.find(&set.hops) {
+        let hops = self.down.left(set);
+        let slot = match self.groups.find(&hops) {
             Some(slot) => slot,
-            None => self.new_set(&set.hops),
+            None => self.new_set(&hops),
         };
         self.last_set = Some((set.clone(), slot));
         slot

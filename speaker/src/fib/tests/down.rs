@@ -1,0 +1,185 @@
+use std::sync::Arc;
+
+use bgp::engine::{FibChange, NextHopSet};
+use kernel::{Event, Monitor};
+
+use super::lab::*;
+
+/// More neighbours, on the links of [`A`] and [`B`].
+const A2: &str = "192.0.2.3";
+const B2: &str = "198.51.100.3";
+
+/// What was heard of routes of ours (the kernel makes others for itself) and of nexthop objects.
+fn heard(witness: &mut Monitor) -> (usize, usize) {
+    let (mut routes, mut objects) = (0, 0);
+    let mut any = true;
+    while any {
+        any = witness
+            .read(1000, |event| match event {
+                Event::Route { route, .. } | Event::RouteGone { route, .. } => {
+                    routes += usize::from(route.owner.protocol == CONFIG.protocol);
+                }
+                Event::NextHop(_) => objects += 1,
+                Event::Link(_) | Event::LinkGone(_) | Event::Addresses => {}
+            })
+            .expect("no overrun");
+    }
+    (routes, objects)
+}
+
+/// A set told anew, with the number that the engine would give it.
+fn set(id: u32, hops: &[&str]) -> Arc<NextHopSet> {
+    let mut hops: Vec<_> = hops.iter().map(|hop| address(hop)).collect();
+    hops.sort_unstable();
+    Arc::new(NextHopSet { id, hops })
+}
+
+fn change(to: &str, set: &Arc<NextHopSet>) -> FibChange {
+    FibChange {
+        prefix: prefix(to),
+        next_hops: Some(set.clone()),
+    }
+}
+
+#[test]
+fn what_a_next_hop_that_goes_down_costs_does_not_depend_on_the_number_of_routes() {
+    let mut costs = Vec::new();
+    for count in [10, 20_000] {
+        let (sender, cost) = std::sync::mpsc::channel();
+        in_namespace(move |lab| {
+            let many = lab.many(count, &[A, B]);
+            lab.apply_all(many);
+            lab.apply(&[
+                ("10.1.0.0/16", &[A, B2]),
+                ("10.2.0.0/16", &[A, A2, B]),
+                ("10.3.0.0/16", &[A]),
+                ("10.4.0.0/16", &[B, B2]),
+            ]);
+            lab.wait_for_installed(u64::from(count) + 4);
+            let mut witness = lab.witness();
+            lab.fib().hops_down(vec![address(A)], 10);
+            lab.wait_for("it leaves its groups", |lab| {
+                lab.gateways("10.2.0.0/16") == [A2, B]
+            });
+            assert_eq!(lab.gateways("11.0.0.0/24"), [B]);
+            assert_eq!(lab.gateways("10.1.0.0/16"), [B2]);
+            assert_eq!(lab.gateways("10.3.0.0/16"), [A], "it has no other");
+            assert_eq!(lab.gateways("10.4.0.0/16"), [B, B2]);
+            sender.send(heard(&mut witness)).expect("somebody listens");
+        });
+        costs.push(cost.recv().expect("the test ends"));
+    }
+    let (routes, objects) = costs[0];
+    assert_eq!(costs, [(0, objects); 2]);
+    // One of the way out; the kernel tells which groups it changed by that.
+    assert!((1..=4).contains(&objects), "{objects}");
+    assert_eq!(routes, 0);
+}
+
+#[test]
+fn routes_that_come_to_want_what_their_group_has_become_are_not_written() {
+    in_namespace(|lab| {
+        lab.apply(&[("10.1.0.0/16", &[A, B]), ("10.2.0.0/16", &[B])]);
+        let many = lab.many(1000, &[A, B]);
+        lab.apply_all(many);
+        lab.wait_for_installed(1002);
+        lab.fib().hops_down(vec![address(A)], 10);
+        lab.fib().handed_over(10);
+        let mut witness = lab.witness();
+        let follow = lab.many(1000, &[B]);
+        lab.apply_all(follow);
+        lab.apply(&[("10.1.0.0/16", &[B])]);
+        lab.wait_for_installed(1002);
+        assert_eq!(lab.gateways("11.0.3.0/24"), [B]);
+        assert_eq!(heard(&mut witness).0, 0, "no route changed");
+        // A later look at everything finds nothing to be put right.
+        lab.fib().sweep();
+        lab.wait_for("everything is listed", |lab| lab.summary().stale == 0);
+        lab.wait_for_installed(1002);
+        assert_eq!(heard(&mut witness).0, 0, "no route changed");
+        assert_eq!(lab.summary().repaired, 0);
+        // The way out that nobody wants any more is gone.
+        let objects = lab.objects();
+        assert!(
+            objects.len() <= 4,
+            "two groups, and B by itself or shared: {objects:?}"
+        );
+        let none = lab.many(1000, &[]);
+        lab.apply_all(none);
+        lab.apply(&[("10.1.0.0/16", &[]), ("10.2.0.0/16", &[])]);
+        lab.wait_for("nothing is left", |lab| lab.objects().is_empty());
+    });
+}
+
+#[test]
+fn a_set_that_is_still_on_its_way_does_not_bring_a_next_hop_back() {
+    in_namespace(|lab| {
+        lab.apply(&[("10.1.0.0/16", &[A, B])]);
+        lab.wait_for_installed(1);
+        lab.fib().hops_down(vec![address(A)], 5);
+        lab.apply_all(vec![
+            change("10.2.0.0/16", &set(0, &[A, B])),
+            change("10.3.0.0/16", &set(4, &[A, B2])),
+            change("10.4.0.0/16", &set(5, &[A])),
+        ]);
+        lab.fib().handed_over(5);
+        lab.wait_for_installed(4);
+        assert_eq!(lab.gateways("10.2.0.0/16"), [B]);
+        assert_eq!(lab.gateways("10.3.0.0/16"), [B2]);
+        assert_eq!(lab.gateways("10.4.0.0/16"), [A], "it has no other");
+    });
+}
+
+#[test]
+fn a_next_hop_that_is_back_gets_the_routes_that_want_it_and_no_others() {
+    in_namespace(|lab| {
+        lab.apply(&[("10.1.0.0/16", &[A, B]), ("10.2.0.0/16", &[A, B])]);
+        lab.apply(&[("2001:db8:77::/48", &[A6, B6])]);
+        lab.wait_for_installed(3);
+        lab.fib().hops_down(vec![address(A), address(A6)], 5);
+        let again = set(6, &[A, B]);
+        lab.apply_all(vec![change("10.1.0.0/16", &again)]);
+        lab.fib().handed_over(5);
+        lab.wait_for("the first has it again", |lab| {
+            lab.gateways("10.1.0.0/16") == [A, B]
+        });
+        assert_eq!(lab.gateways("10.2.0.0/16"), [B]);
+        assert_eq!(lab.gateways("2001:db8:77::/48"), [B6]);
+        // Nor does it come back when next hops are looked up again.
+        ip("route add 203.0.113.0/24 via 198.51.100.9");
+        ip("address add 192.0.2.9/24 dev a0");
+        lab.wait_for("it was looked up again", |lab| lab.readdressed > 0);
+        assert_eq!(lab.gateways("10.2.0.0/16"), [B]);
+        lab.apply_all(vec![
+            change("10.2.0.0/16", &again),
+            change("2001:db8:77::/48", &set(7, &[A6, B6])),
+        ]);
+        lab.wait_for("the others have it again", |lab| {
+            lab.gateways("10.2.0.0/16") == [A, B] && lab.gateways("2001:db8:77::/48") == [A6, B6]
+        });
+        lab.wait_for("the old groups are gone", |lab| lab.summary().groups == 2);
+    });
+}
+
+#[test]
+fn a_link_that_goes_down_and_is_told_to_be_down_leaves_nothing_to_be_written() {
+    in_namespace(|lab| {
+        lab.apply(&[("10.1.0.0/16", &[A, B]), ("10.2.0.0/16", &[A, B])]);
+        lab.wait_for_installed(2);
+        lab.fib().track(address(A));
+        ip("link set b0 down");
+        lab.wait_for("the link is down", |lab| {
+            lab.hops.get(&address(A)) == Some(&None)
+        });
+        lab.fib().hops_down(vec![address(A)], 5);
+        let mut witness = lab.witness();
+        lab.apply_all(vec![change("10.1.0.0/16", &set(6, &[B]))]);
+        ip("link set b0 up");
+        lab.wait_for("the link is up", |lab| {
+            lab.hops.get(&address(A)).is_some_and(Option::is_some)
+        });
+        assert_eq!(lab.gateways("10.1.0.0/16"), [B]);
+        assert_eq!(lab.gateways("10.2.0.0/16"), [B]);
+        assert_eq!(heard(&mut witness).0, 0, "no route changed");
+    });
+}
