@@ -96,6 +96,7 @@ impl Part {
                 LAB_PACKAGE,
                 "--exclude",
                 "kernel",
+                "--no-fail-fast",
                 "--quiet",
             ]],
             Part::Sim => &[&[

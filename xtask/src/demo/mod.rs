@@ -2,12 +2,13 @@
 //! one controller. Everything is real but the cables: namespaces and veth pairs.
 //!
 //! - `topology`: names, numbers, machines and cables; `programs`: what runs on them; `tor`: what runs
-//!   on the ToRs; `pods`: pods and pings; `capture`: what is on a cable; `picture`: all of it drawn.
+//!   on the ToRs; `pods`: pods and pings; `site`: where all of it stands; `capture`: what is on a cable; `picture`: all of it drawn.
 
 mod capture;
 mod picture;
 mod pods;
 mod programs;
+mod site;
 mod topology;
 mod tor;
 
@@ -24,7 +25,8 @@ use capture::Capture;
 use picture::Router;
 use pods::Pod;
 use programs::Programs;
-use topology::{Machines, NEWCOMER, NODES, Node, RACKS, SPINE_ASN, machine, namespace};
+use site::Site;
+use topology::{Machines, NEWCOMER, NODES, Node, RACKS, SPINE_ASN, machine};
 
 /// On every node.
 pub(crate) const PODS: usize = 2;
@@ -50,42 +52,48 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         "the demo makes network namespaces with addresses and routes in them, and nothing outside of \
          them",
     )?;
-    if arguments.down {
-        return step("Removing the demo", |_| down());
-    }
-    let start = Instant::now();
-    let result = up(arguments.tor, start);
     if arguments.exit {
-        let removed = step("Removing the demo", |_| down());
+        // Beside a demo that somebody explores.
+        let site = Site::of_this_process();
+        let result = up(arguments.tor, &site);
+        let removed = step("Removing the demo", |_| down(&[site]));
         return result.and(removed);
     }
+    let site = Site::to_stay();
+    let _lock =
+        site.lock(|| println!("Another demo is being built or removed; waiting for it."))?;
+    if arguments.down {
+        return step("Removing the demo", |_| {
+            let mut sites = Site::orphans()?;
+            sites.push(site);
+            down(&sites)
+        });
+    }
+    let result = up(arguments.tor, &site);
     if result.is_err() {
         println!(
             "\nEverything is left as it is, to be looked at: logs are in {}/log;\n{} removes it.",
-            programs::DIRECTORY,
+            site.directory().display(),
             title("cargo xtask demo --down")
         );
     }
     result
 }
 
-/// Removes every machine of the demo and its files; what is not there is no error.
-fn down() -> anyhow::Result<String> {
+/// Removes every machine of these demos and their files; what is not there is no error.
+fn down(sites: &[Site]) -> anyhow::Result<String> {
     let mut removed = 0;
-    for name in topology::all_machines() {
-        if let Some(machine) = Namespace::existing(&namespace(&name)) {
-            machine.remove()?;
-            removed += 1;
-        }
+    for site in sites {
+        removed += site.remove()?;
     }
-    programs::remove_directory()?;
     Ok(match removed {
         0 => "there was nothing".into(),
-        removed => format!("{removed} machines and {}", programs::DIRECTORY),
+        removed => format!("{removed} machines and their files"),
     })
 }
 
-fn up(kind: tor::Kind, start: Instant) -> anyhow::Result<()> {
+fn up(kind: tor::Kind, site: &Site) -> anyhow::Result<()> {
+    let start = Instant::now();
     step("Looking for what is needed", |step| {
         let mut tools = vec![
             packages::IPROUTE,
@@ -104,16 +112,21 @@ fn up(kind: tor::Kind, start: Instant) -> anyhow::Result<()> {
     step("Building our programs", |_| {
         cargo::build_programs(true).map(|()| String::new())
     })?;
-    step("Removing what an earlier demo left", |_| down())?;
+    step("Removing what an earlier demo left", |_| {
+        Ok(match site.remove()? {
+            0 => "there was nothing".into(),
+            removed => format!("{removed} machines"),
+        })
+    })?;
 
     let mut machines = None;
     step("Machines and cables", |step| {
-        machines = Some(Machines::build(|what| step.now(what))?);
+        machines = Some(Machines::build(site, |what| step.now(what))?);
         Ok("two racks, a spine, a management network".into())
     })?;
     let machines = machines.context("there are no machines")?;
-    let programs = Programs::new()?;
-    let outcome = converge(kind, &machines, &programs, start);
+    let programs = Programs::new(site.directory())?;
+    let outcome = converge(kind, site, &machines, &programs, start);
     if outcome.is_err() {
         eprintln!("\n{}", programs.log_tails());
     }
@@ -122,6 +135,7 @@ fn up(kind: tor::Kind, start: Instant) -> anyhow::Result<()> {
 
 fn converge(
     kind: tor::Kind,
+    site: &Site,
     machines: &Machines,
     programs: &Programs,
     start: Instant,
@@ -151,7 +165,7 @@ fn converge(
     step("Subnets and pods", |step| {
         for (node, machine) in NODES.into_iter().zip(&machines.nodes) {
             step.now(node.name);
-            pods.extend(pods_of(node, machine, programs)?);
+            pods.extend(pods_of(site, node, machine, programs)?);
         }
         Ok(format!("{PODS} pods on each of {} nodes", NODES.len()))
     })?;
@@ -178,7 +192,9 @@ fn converge(
     step("An address no pod has", |_| unused(&pods, programs))?;
     let mut took = Duration::ZERO;
     step("Adding node b3 to the file", |step| {
-        let newcomer = newcomer(machines, programs, &pods, &mut took, |text| step.now(text))?;
+        let newcomer = newcomer(site, machines, programs, &pods, &mut took, |text| {
+            step.now(text)
+        })?;
         pods.extend(newcomer);
         Ok(good(&format!(
             "reachable from every pod after {:.2} s",
@@ -193,12 +209,19 @@ fn converge(
         ready.as_secs_f64(),
         took.as_secs_f64()
     );
-    commands(programs, &pods);
+    if site.stays() {
+        commands(site, programs, &pods);
+    }
     Ok(())
 }
 
 /// Waits for a node's subnets and makes its pods.
-fn pods_of(node: Node, machine: &Namespace, programs: &Programs) -> anyhow::Result<Vec<Pod>> {
+fn pods_of(
+    site: &Site,
+    node: Node,
+    machine: &Namespace,
+    programs: &Programs,
+) -> anyhow::Result<Vec<Pod>> {
     let what = format!("{} to get its subnets", node.name);
     let subnets = try_wait_for(&what, PATIENCE, || {
         programs.check()?;
@@ -207,7 +230,7 @@ fn pods_of(node: Node, machine: &Namespace, programs: &Programs) -> anyhow::Resu
         ensure!(subnets.len() >= 2, "it has {subnets:?}");
         Ok(subnets)
     })?;
-    pods::create_pods(node.name, machine, &subnets)
+    pods::create_pods(site, node.name, machine, &subnets)
 }
 
 fn strings(list: &Value) -> Vec<String> {
@@ -293,6 +316,7 @@ fn unused(pods: &[Pod], programs: &Programs) -> anyhow::Result<String> {
 
 /// Adds a node to the file while everything runs: its machine is cabled and its speaker waits.
 fn newcomer(
+    site: &Site,
     machines: &Machines,
     programs: &Programs,
     others: &[Pod],
@@ -315,7 +339,7 @@ fn newcomer(
     let start = Instant::now();
     programs::replace(&file, &text)?;
     now("waiting for its subnets");
-    let pods = pods_of(NEWCOMER, machine, programs)?;
+    let pods = pods_of(site, NEWCOMER, machine, programs)?;
     now("waiting for answers of its pods");
     let ways = pods::ways(others.iter(), pods.iter());
     pods::reach_all(&ways, PATIENCE, |text| now(text))?;
@@ -390,7 +414,7 @@ fn picture(kind: tor::Kind, programs: &Programs, pods: &[Pod]) -> anyhow::Result
 }
 
 /// What to try now.
-fn commands(programs: &Programs, pods: &[Pod]) {
+fn commands(site: &Site, programs: &Programs, pods: &[Pod]) {
     let (Some(near), Some(far)) = (pods.first(), pods.last()) else {
         return;
     };
@@ -439,15 +463,18 @@ fn commands(programs: &Programs, pods: &[Pod]) {
             "from pod to pod",
         ),
         (
-            format!("ip netns exec {} tcpdump -ni tor-a", namespace("spine")),
+            format!(
+                "ip netns exec {} tcpdump -ni tor-a",
+                site.namespace("spine")
+            ),
             "what is on the cable",
         ),
         (
-            format!("ip -n {} route show proto 149", namespace(&node)),
+            format!("ip -n {} route show proto 149", site.namespace(&node)),
             "the kernel's routes of a1",
         ),
         (
-            format!("ip netns pids {} | xargs kill -9", namespace(&node)),
+            format!("ip netns pids {} | xargs kill -9", site.namespace(&node)),
             "packets still flow",
         ),
         (

@@ -9,7 +9,8 @@ use anyhow::{Context as _, bail};
 use lab::{Namespace, try_wait_for};
 
 use super::PODS;
-use super::topology::{create, pod};
+use super::site::Site;
+use super::topology::pod;
 
 /// So many pings run at once.
 const AT_ONCE: usize = 16;
@@ -25,6 +26,7 @@ pub(crate) struct Pod {
 /// Makes the pods of a node out of its subnets: a cable each, host routes on the node, a link-local
 /// gateway for both families in the pod, and nothing that rewrites packets.
 pub(crate) fn create_pods(
+    site: &Site,
     node: &str,
     machine: &Namespace,
     subnets: &[String],
@@ -39,7 +41,7 @@ pub(crate) fn create_pods(
         };
         let (v4, v6) = (address(false)?, address(true)?);
         let name = pod(node, number);
-        let pod = create(&name)?;
+        let pod = site.create(&name)?;
         let inside = [format!("{v4}/32"), format!("{v6}/128")];
         let outside = format!("pod{number}");
         pod.cable(

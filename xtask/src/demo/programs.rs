@@ -14,9 +14,6 @@ use serde_json::Value;
 use super::topology::CONTROLLER;
 use crate::cargo;
 
-/// The demo's files; gone with it.
-pub(crate) const DIRECTORY: &str = "/run/routeshare-demo";
-
 /// Where everything is.
 pub(crate) struct Programs {
     directory: PathBuf,
@@ -26,18 +23,16 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// An empty directory.
-    pub(crate) fn new() -> anyhow::Result<Programs> {
-        let directory = PathBuf::from(DIRECTORY);
-        remove_directory()?;
+    /// An empty directory, which is not there yet.
+    pub(crate) fn new(directory: &Path) -> anyhow::Result<Programs> {
         for name in ["", "pki", "log", "state"] {
-            fs::create_dir_all(directory.join(name))
-                .with_context(|| format!("cannot make {DIRECTORY}/{name}"))?;
+            let path = directory.join(name);
+            fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         }
         // FRR runs as a user of its own, who has to pass through.
-        fs::set_permissions(&directory, fs::Permissions::from_mode(0o711))?;
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o711))?;
         Ok(Programs {
-            directory,
+            directory: directory.to_owned(),
             bgpctl: program("bgpctl")?,
             running: RefCell::default(),
         })
@@ -227,16 +222,6 @@ impl Drop for Programs {
             .take()
             .into_iter()
             .for_each(Daemon::leave_running);
-    }
-}
-
-/// Removes the demo's files.
-pub(crate) fn remove_directory() -> anyhow::Result<()> {
-    match fs::remove_dir_all(DIRECTORY) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {DIRECTORY}"))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use lab::Namespace;
 
-/// Every namespace of the demo begins with this.
-const PREFIX: &str = "rs-";
+use super::site::Site;
+
 /// The controller's address on the management network.
 pub(crate) const CONTROLLER: &str = "172.30.0.1";
 /// AS number of the spine.
@@ -127,11 +127,6 @@ impl Node {
     }
 }
 
-/// The name of a machine's namespace.
-pub(crate) fn namespace(machine: &str) -> String {
-    format!("{PREFIX}{machine}")
-}
-
 /// The name of a node's machine.
 pub(crate) fn machine(node: Node) -> String {
     format!("node-{}", node.name)
@@ -153,11 +148,6 @@ pub(crate) fn all_machines() -> Vec<String> {
     machines
 }
 
-/// A machine of the demo, which stays when this program ends.
-pub(crate) fn create(machine: &str) -> anyhow::Result<Namespace> {
-    Namespace::create(&namespace(machine)).map(Namespace::keep)
-}
-
 /// All machines but the pods, with their cables.
 pub(crate) struct Machines {
     pub(crate) controller: Namespace,
@@ -169,14 +159,14 @@ pub(crate) struct Machines {
 
 impl Machines {
     /// Makes them and lays the cables, telling `now` which.
-    pub(crate) fn build(now: impl Fn(&str)) -> anyhow::Result<Machines> {
-        let controller = create("controller")?;
+    pub(crate) fn build(site: &Site, now: impl Fn(&str)) -> anyhow::Result<Machines> {
+        let controller = site.create("controller")?;
         controller.bridge("mgmt", &[], &[&format!("{CONTROLLER}/24")])?;
-        let spine = create("spine")?;
+        let spine = site.create("spine")?;
         let mut tors = Vec::new();
         for rack in RACKS {
             now(&rack.tor());
-            let tor = create(&rack.tor())?;
+            let tor = site.create(&rack.tor())?;
             let ((tor4, tor6), (spine4, spine6)) = rack.uplink();
             tor.cable(
                 "spine",
@@ -193,7 +183,7 @@ impl Machines {
         let mut nodes = Vec::new();
         for node in NODES.into_iter().chain([NEWCOMER]) {
             now(node.name);
-            let machine = create(&machine(node))?;
+            let machine = site.create(&machine(node))?;
             let (v4, v6) = node.addresses();
             let addresses = [format!("{v4}/24"), format!("{v6}/64")];
             let tor = &tors[node.rack];
@@ -240,7 +230,7 @@ mod tests {
     #[test]
     fn names_fit_into_an_interface() {
         for machine in all_machines() {
-            assert!(namespace(&machine).len() < 16, "{machine}");
+            assert!(Site::to_stay().namespace(&machine).len() < 16, "{machine}");
         }
     }
 }
