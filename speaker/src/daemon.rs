@@ -49,7 +49,7 @@ use crate::desired::{self, Desired, Offer, Source};
 use crate::fib::{FibEvent, FibProblem};
 use crate::last_life::Note;
 use crate::report::Reporter;
-use crate::transport::{Event, Known, Transport};
+use crate::transport::{Distance, Event, Known, Transport};
 use kernel_side::KernelSide;
 pub(crate) use question::{Asker, Questions, Stopping, questions};
 use restart::LastLife;
@@ -194,10 +194,9 @@ impl Daemon {
                     conn,
                     remote,
                     local,
-                    ttl,
                     ..
                 } => {
-                    self.transport.connect(conn, remote, local, ttl);
+                    self.transport.connect(conn, remote, local);
                 }
                 Output::Close { conn } => {
                     let mut last = BytesMut::new();
@@ -378,7 +377,7 @@ impl Daemon {
             .bgp
             .peers
             .iter()
-            .map(|peer| (peer.address, peer.ttl))
+            .map(|peer| (peer.address, Distance::of(peer)))
             .collect();
         self.transport.listen(&addresses, known);
         self.bfd.configure(&config.bfd);

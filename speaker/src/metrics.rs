@@ -412,6 +412,7 @@ mod tests {
             import: Vec::new(),
             export: Vec::new(),
             retry_at: None,
+            ttl_security: None,
             max_prefixes: Some(PrefixLimits {
                 ipv4: Some(10),
                 ipv6: None,

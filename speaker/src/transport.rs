@@ -9,10 +9,11 @@
 //! - out: the loop pulls bytes out of the engine only for a connection whose last buffer is in the
 //!   socket ([`Transport::flush`]). So a peer that does not read costs one buffer.
 //!
-//! `transport/listen.rs` accepts; `transport/addresses.rs` finds our address of the other family.
+//! `transport/listen.rs` accepts; `transport/distance.rs` is about TTLs; `transport/addresses.rs` finds our address of the other family.
 
 mod addresses;
 mod connection;
+mod distance;
 mod listen;
 
 use std::collections::{BTreeSet, HashMap};
@@ -27,7 +28,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
-use connection::Handle;
+use connection::{Handle, OpenError};
+pub(crate) use distance::Distance;
 pub(crate) use listen::{Known, ListenProblem, Refusals};
 
 /// How long a connection that the engine has closed may take to send what is pending and to hear
@@ -213,25 +215,23 @@ impl Transport {
         changed
     }
 
-    /// Starts connecting. The outcome is [`Event::Connected`] or [`Event::ConnectFailed`].
-    pub(crate) fn connect(
-        &mut self,
-        conn: ConnId,
-        remote: SocketAddr,
-        local: Option<IpAddr>,
-        ttl: u8,
-    ) {
+    /// Starts connecting to one that is known. The outcome is [`Event::Connected`] or [`Event::ConnectFailed`].
+    pub(crate) fn connect(&mut self, conn: ConnId, remote: SocketAddr, local: Option<IpAddr>) {
         let notes = self.notes_tx.clone();
+        let distance = self.known.borrow().get(&remote.ip()).copied();
         let attempt = connection::attempt(async move {
-            let result =
-                match tokio::time::timeout(CONNECT, connection::open(remote, local, ttl)).await {
-                    Ok(Ok(opened)) => Ok(opened),
-                    Ok(Err(error)) => Err(error.to_string()),
-                    Err(_) => Err(format!(
-                        "no answer from {remote} within {} s",
-                        CONNECT.as_secs()
-                    )),
-                };
+            let opened = async {
+                let distance = distance.ok_or(OpenError::Unknown { remote })?;
+                connection::open(remote, local, distance).await
+            };
+            let result = match tokio::time::timeout(CONNECT, opened).await {
+                Ok(Ok(opened)) => Ok(opened),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err(format!(
+                    "no answer from {remote} within {} s",
+                    CONNECT.as_secs()
+                )),
+            };
             // The receiver is gone only when the whole speaker is.
             let _ = notes.send(Note::Opened { conn, result }).await;
         });

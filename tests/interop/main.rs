@@ -17,3 +17,4 @@ mod kills;
 mod limits;
 mod the_lab_itself;
 mod tor;
+mod ttl;

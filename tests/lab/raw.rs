@@ -90,7 +90,12 @@ impl Raw {
         Raw::over(stream)
     }
 
-    fn over(stream: TcpStream) -> anyhow::Result<Raw> {
+    /// Speaks over a connection that is there.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be set up.
+    pub fn over(stream: TcpStream) -> anyhow::Result<Raw> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;

@@ -36,6 +36,8 @@ pub(crate) struct Peer {
     max_prefixes: Option<MaxPrefixes>,
     over_limit: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    ttl_security: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     graceful_restart: Option<GracefulRestart>,
     families: Vec<FamilyState>,
     capabilities_sent: Vec<String>,
@@ -189,6 +191,7 @@ impl From<&speaker::Peer> for Peer {
                 restart_seconds: limits.restart_seconds,
             }),
             over_limit: peer.over_limit,
+            ttl_security: peer.ttl_security,
             graceful_restart: peer.graceful_restart.as_ref().map(|it| GracefulRestart {
                 restart_seconds: it.restart_seconds,
                 peer_seconds: it.peer_seconds,

@@ -77,11 +77,6 @@ const LATER: &[(&str, &str, &str)] = &[
         "route reflectors are not available yet",
     ),
     (
-        "PeerSpec",
-        "ttlSecurity",
-        "the generalised TTL security mechanism (RFC 5082) is not available yet",
-    ),
-    (
         "AdvertisementSpec",
         "services",
         "announcing service addresses is not available yet; list them in prefixes",
@@ -142,6 +137,8 @@ const MEANT: &[(&str, &str, &str)] = &[
     ("PeerSpec", "prefixLimit", "maxPrefixes: {ipv4: 1000}"),
     ("PeerSpec", "ebgpMultihop", "ttl: 2"),
     ("PeerSpec", "multihop", "ttl: 2"),
+    ("PeerSpec", "gtsm", "ttlSecurity: {hops: 1}"),
+    ("PeerSpec", "ttlSecurityHops", "ttlSecurity: {hops: 1}"),
     ("PeerSpec", "sourceAddress", "localAddress: 192.0.2.11"),
     ("PeerSpec", "updateSource", "localAddress: 192.0.2.11"),
     ("PeerSpec", "nextHopSelf", "nextHop: Self"),
@@ -246,6 +243,7 @@ pub(crate) fn instead_of_map(schema: &str) -> &'static str {
         "PrependSpec" => ", such as `{count: 2}`",
         "LengthSpec" => ", such as `{max: 3}`",
         "MaxPrefixes" => ", such as `{ipv4: 1000, ipv6: 1000}`",
+        "TtlSecurity" => ", such as `{hops: 1}`",
         "Shutdown" => ", such as `{message: replacing the line card}`",
         _ => "",
     }

@@ -53,6 +53,9 @@ pub struct PeerSpec {
     /// given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Number<u8, 1, 255>>,
+    /// Take nothing from farther away than the other side is (GTSM, RFC 5082); off when not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_security: Option<TtlSecurity>,
     /// Timers, where they are not what the Fabric says.
     #[serde(default)]
     pub timers: TimersSpec,
@@ -101,6 +104,23 @@ pub enum NextHopSpec {
     Unchanged,
 }
 
+/// The generalised TTL security mechanism: both sides send with TTL 255, which no router on the way
+/// lets through undiminished, and drop what has come over more hops than these. RFC 5082.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct TtlSecurity {
+    /// How far away the other side is at most: 1 is on the same link.
+    pub hops: Number<u8, 1, 254>,
+}
+
+impl Default for TtlSecurity {
+    fn default() -> TtlSecurity {
+        TtlSecurity {
+            hops: Number::new(1).expect("1 is between 1 and 254"),
+        }
+    }
+}
+
 /// A BFD session beside the BGP session: when it fails, the BGP session goes down at once. RFC 5880,
 /// RFC 5882.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,7 +133,8 @@ pub struct BfdSpec {
     pub min_rx_millis: Number<u16, 10, 60_000>,
     /// How many packets in a row may be missed before the session is down.
     pub multiplier: Number<u8, 1, 255>,
-    /// Over several hops (RFC 5883) or on one link (RFC 5881); as `ttl` says when not given.
+    /// Over several hops (RFC 5883) or on one link (RFC 5881); as `ttl` or `ttl_security` says when
+    /// not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multihop: Option<bool>,
     /// Packets are authenticated; they are not when not given.

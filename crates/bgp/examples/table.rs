@@ -285,6 +285,7 @@ fn peer_config(peer: u8) -> PeerConfig {
         ttl: 1,
         families: vec![Family::Ipv4],
         extended_next_hop: false,
+        ttl_security: None,
         max_prefixes: None,
         timers: Timers {
             hold: 0,

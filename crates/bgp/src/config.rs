@@ -54,6 +54,9 @@ pub struct PeerConfig {
     pub shutdown: Option<String>,
     /// IP time to live of what we send: 1 for a directly connected eBGP peer.
     pub ttl: u8,
+    /// How many hops away the peer is at most; what has come farther is dropped, and `ttl` is 255.
+    /// `None`: nothing is looked at. RFC 5082.
+    pub ttl_security: Option<u8>,
     /// Families offered; at least one.
     pub families: Vec<Family>,
     /// Offer IPv4 routes with IPv6 next hops. RFC 8950.
@@ -78,6 +81,11 @@ impl PeerConfig {
     /// Whether the session is external: the two AS numbers differ.
     pub fn is_ebgp(&self) -> bool {
         self.local_asn != self.remote_asn
+    }
+
+    /// How many hops away it may be.
+    pub fn hops(&self) -> u8 {
+        self.ttl_security.unwrap_or(self.ttl)
     }
 }
 
@@ -482,6 +490,14 @@ impl Config {
         }
         if peer.ttl == 0 {
             return Err(value("the TTL", &0, "1 to 255"));
+        }
+        if let Some(hops) = peer.ttl_security {
+            if !(1..=254).contains(&hops) {
+                return Err(value("the hops of TTL security", &hops, "1 to 254"));
+            }
+            if peer.ttl != 255 {
+                return Err(value("the TTL", &peer.ttl, "255 with TTL security"));
+            }
         }
         if let Some(limits) = peer.max_prefixes {
             if !(1..=100).contains(&limits.warn_at_percent) {

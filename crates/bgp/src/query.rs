@@ -97,6 +97,8 @@ pub struct PeerStatus {
     pub export: Vec<String>,
     /// When the next attempt to connect is due.
     pub retry_at: Option<Instant>,
+    /// How many hops away it is at most, where what comes from farther is dropped. RFC 5082.
+    pub ttl_security: Option<u8>,
     /// How many prefixes it may send.
     pub max_prefixes: Option<PrefixLimits>,
     /// It sent more, and the session is down for that.

@@ -11,7 +11,7 @@ pub(crate) fn session(spec: &BfdSpec, peer: &PeerConfig) -> BfdSession {
         peer: peer.name.clone(),
         remote: peer.address,
         local: peer.local_address,
-        multihop: spec.multihop.unwrap_or(peer.ttl > 1),
+        multihop: spec.multihop.unwrap_or(peer.hops() > 1),
         min_tx_millis: spec.min_tx_millis.get(),
         min_rx_millis: spec.min_rx_millis.get(),
         multiplier: spec.multiplier.get(),

@@ -67,6 +67,7 @@ pub(crate) fn peers(
                 ttl: 255,
                 families: Family::ALL.to_vec(),
                 extended_next_hop: false,
+                ttl_security: None,
                 max_prefixes: None,
                 timers: timers(
                     api::TimersSpec::default(),

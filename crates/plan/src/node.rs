@@ -225,7 +225,11 @@ fn session(snapshot: &Snapshot, node: &Node, peer: &Peer, asn: Asn) -> Result<Pe
             .shutdown
             .as_ref()
             .map(|shutdown| shutdown.message.clone()),
-        ttl: spec.ttl.map_or(default_ttl, |ttl| ttl.get()),
+        ttl: match spec.ttl_security {
+            Some(_) => 255,
+            None => spec.ttl.map_or(default_ttl, |ttl| ttl.get()),
+        },
+        ttl_security: spec.ttl_security.map(|it| it.hops.get()),
         families: spec
             .families
             .iter()

@@ -111,6 +111,7 @@ fn peer_to_proto(peer: &PeerConfig) -> pb::PeerConfig {
         passive: peer.passive,
         shutdown: peer.shutdown.clone(),
         ttl: peer.ttl.into(),
+        ttl_security: peer.ttl_security.map(Into::into),
         families: texts(&peer.families),
         extended_next_hop: peer.extended_next_hop,
         max_prefixes: peer.max_prefixes.map(|limits| pb::PrefixLimits {
@@ -321,6 +322,9 @@ fn peer_from_proto(at: &str, peer: pb::PeerConfig) -> Result<PeerConfig, WireErr
         passive: peer.passive,
         shutdown: peer.shutdown,
         ttl: u8_of("ttl", peer.ttl)?,
+        ttl_security: (peer.ttl_security)
+            .map(|hops| u8_of("ttl_security", hops))
+            .transpose()?,
         families: each(&field("families"), peer.families, family_from_proto)?,
         extended_next_hop: peer.extended_next_hop,
         max_prefixes: (peer.max_prefixes)

@@ -117,6 +117,11 @@ fn bfd_is_off_unless_asked_for_and_follows_its_peer() {
             "d-near",
             "address: 192.0.2.13, ttl: 3, bfd: {multihop: false, multiplier: 5}",
         ),
+        peer("e-guarded", "address: 192.0.2.14, ttlSecurity: {}, bfd: {}"),
+        peer(
+            "f-guarded-far",
+            "address: 192.0.2.15, ttlSecurity: {hops: 2}, bfd: {}",
+        ),
     ]);
     assert_eq!(plan.problems, []);
     let config = &plan.configs["n1"];
@@ -143,8 +148,14 @@ fn bfd_is_off_unless_asked_for_and_follows_its_peer() {
             "b-plain 192.0.2.11 Some(\"192.0.2.1\") multihop false 300 300 3 down false",
             "c-far 198.51.100.1 None multihop true 300 50 3 down true",
             "d-near 192.0.2.13 None multihop false 300 300 5 down false",
+            "e-guarded 192.0.2.14 None multihop false 300 300 3 down false",
+            "f-guarded-far 192.0.2.15 None multihop true 300 300 3 down false",
         ]
     );
+    let guarded = config.bgp.peers.iter();
+    let guarded = guarded.filter(|peer| peer.ttl_security.is_some());
+    let guarded: Vec<_> = guarded.map(|peer| (peer.ttl, peer.hops())).collect();
+    assert_eq!(guarded, [(255, 1), (255, 2)]);
     assert_eq!(&wire::from_proto(wire::to_proto(config)).unwrap(), config);
 }
 

@@ -28,7 +28,8 @@ fn config() -> NodeConfig {
                 remote_asn: Asn(4_200_000_000),
                 passive: true,
                 shutdown: Some(String::new()),
-                ttl: 1,
+                ttl: 255,
+                ttl_security: Some(1),
                 families: vec![Family::Ipv4, Family::Ipv6],
                 extended_next_hop: true,
                 max_prefixes: Some(PrefixLimits {
@@ -115,7 +116,7 @@ fn nothing_is_lost_on_the_wire() {
 #[test]
 fn what_is_wrong_is_refused_with_the_name_of_its_field() {
     type Damage = fn(&mut pb::NodeConfig);
-    let cases: [(Damage, &str); 22] = [
+    let cases: [(Damage, &str); 25] = [
         (
             |it| it.node.clear(),
             "node: found nothing; allowed: the node's name",
@@ -160,6 +161,18 @@ fn what_is_wrong_is_refused_with_the_name_of_its_field() {
             "peers[0].hold_seconds: found 65536; ",
         ),
         (|it| it.peers[0].ttl = 300, "peers[0].ttl: found 300; "),
+        (
+            |it| it.peers[0].ttl_security = Some(256),
+            "peers[0].ttl_security: found 256; ",
+        ),
+        (
+            |it| it.peers[0].ttl_security = Some(255),
+            "the configuration contradicts itself",
+        ),
+        (
+            |it| it.peers[0].ttl = 1,
+            "the configuration contradicts itself",
+        ),
         (
             |it| it.peers[0].families[1] = "L2VPN".into(),
             "peers[0].families[1]: found `L2VPN`; ",

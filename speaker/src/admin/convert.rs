@@ -58,6 +58,7 @@ pub(super) fn peer((peer, bfd): WatchedPeer) -> pb::Peer {
         retry_at_ms: wall_ms_or_0(peer.retry_at),
         max_prefixes: peer.max_prefixes.map(prefix_limits),
         over_limit: peer.over_limit,
+        ttl_security: peer.ttl_security.map(Into::into),
         bfd,
         graceful_restart: peer.graceful_restart.map(|it| pb::GracefulRestart {
             restart_seconds: it.restart_seconds.into(),

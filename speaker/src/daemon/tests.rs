@@ -88,6 +88,7 @@ impl Net {
             ttl: 1,
             families: vec![Family::Ipv4],
             extended_next_hop: false,
+            ttl_security: None,
             max_prefixes: None,
             timers: Timers {
                 connect_retry: 1,

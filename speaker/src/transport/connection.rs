@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
+use super::distance::Distance;
 use super::{DRAIN, Note, addresses};
 
 /// A quiet connection reads into a buffer of this size; it grows while full reads come.
@@ -41,6 +42,8 @@ pub(super) fn attempt(work: impl Future<Output = ()> + Send + 'static) -> Attemp
 /// Why a connection could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OpenError {
+    #[error("{remote} is no peer's address any more")]
+    Unknown { remote: SocketAddr },
     #[error("cannot open a socket to {remote}: {source}")]
     Socket {
         remote: SocketAddr,
@@ -55,17 +58,18 @@ pub(super) enum OpenError {
     },
 }
 
-/// Connects from `local` (any address when absent), with `ttl` hops.
+/// Connects from `local` (any address when absent).
 pub(super) async fn open(
     remote: SocketAddr,
     local: Option<IpAddr>,
-    ttl: u8,
+    distance: Distance,
 ) -> Result<(TcpStream, LocalAddresses, SocketAddr), OpenError> {
     let failed = |source| OpenError::Socket { remote, source };
     let domain = Domain::for_address(remote);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
-    prepare(&socket, remote.ip(), ttl).map_err(failed)?;
+    prepare(&socket, remote.ip()).map_err(failed)?;
+    distance.set(&socket, remote.ip()).map_err(failed)?;
     if let Some(local) = local {
         let address = SocketAddr::new(local, 0).into();
         socket
@@ -81,25 +85,24 @@ pub(super) async fn open(
     Ok((stream, addresses::complete(local.ip()), peer))
 }
 
-/// Options that both kinds of connection have: TTL (RFC 4271 §5.1.3 assumes 1 for a direct eBGP
-/// peer), no waiting for more to send, network-control class.
-pub(super) fn prepare(socket: &Socket, remote: IpAddr, ttl: u8) -> io::Result<()> {
+/// Options that every connection has: no waiting for more to send, network-control class.
+fn prepare(socket: &Socket, remote: IpAddr) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     match remote {
-        IpAddr::V4(_) => {
-            socket.set_ttl_v4(u32::from(ttl))?;
-            socket.set_tos_v4(TRAFFIC_CLASS)
-        }
-        IpAddr::V6(_) => {
-            socket.set_unicast_hops_v6(u32::from(ttl))?;
-            socket.set_tclass_v6(TRAFFIC_CLASS)
-        }
+        IpAddr::V4(_) => socket.set_tos_v4(TRAFFIC_CLASS),
+        IpAddr::V6(_) => socket.set_tclass_v6(TRAFFIC_CLASS),
     }
 }
 
-/// As [`prepare`], for a stream that was accepted.
-pub(super) fn prepare_accepted(stream: &TcpStream, remote: IpAddr, ttl: u8) -> io::Result<()> {
-    prepare(&SockRef::from(stream), remote, ttl)
+/// Options of a connection that was accepted.
+pub(super) fn prepare_accepted(
+    stream: &TcpStream,
+    remote: IpAddr,
+    distance: Distance,
+) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    prepare(&socket, remote)?;
+    distance.set_on_accepted(&socket, remote)
 }
 
 /// The transport's end of an open connection. Each queue holds at most the one buffer that the

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::distance::{self, Distance};
 use super::{Note, addresses, connection};
 
 /// How often a listener that could not start tries again.
@@ -22,8 +23,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Connections that wait for us in the kernel.
 const BACKLOG: i32 = 128;
 
-/// Who may connect, and the TTL for what we send there.
-pub(crate) type Known = HashMap<IpAddr, u8>;
+/// Who may connect, and from how far.
+pub(crate) type Known = HashMap<IpAddr, Distance>;
 
 /// Why we do not listen on an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,14 +87,15 @@ impl Drop for Listener {
 /// Listens on `address` for as long as the result lives.
 pub(super) fn start(
     address: SocketAddr,
-    known: watch::Receiver<Arc<Known>>,
+    mut known: watch::Receiver<Arc<Known>>,
     refusals: Arc<Refusals>,
     notes: mpsc::Sender<Note>,
 ) -> Listener {
     let task = tokio::spawn(async move {
         let mut reported = None;
         loop {
-            match bind(address) {
+            let guarded = Arc::clone(&known.borrow_and_update());
+            let error = match bind(address, &guarded) {
                 Ok(listener) => {
                     tracing::info!(%address, "listening for BGP connections");
                     if reported.take().is_some() {
@@ -104,24 +106,31 @@ pub(super) fn start(
                             })
                             .await;
                     }
-                    accept(listener, &known, &refusals, &notes).await;
-                    return;
+                    let acceptor = Acceptor {
+                        listener,
+                        guarded,
+                        refusals: &refusals,
+                        notes: &notes,
+                    };
+                    match acceptor.run(&mut known).await {
+                        Ok(()) => return,
+                        Err(error) => error,
+                    }
                 }
                 Err(error) if no_such_family(&error) => {
                     tracing::info!(%address, %error, "this host does not have this address family");
                     return;
                 }
-                Err(error) => {
-                    let problem = Some(ListenProblem {
-                        message: explain(address, &error).await,
-                    });
-                    if problem != reported {
-                        let message = problem.as_ref().map(|problem| problem.message.as_str());
-                        tracing::error!(%address, "{}", message.unwrap_or_default());
-                        reported = problem.clone();
-                        let _ = notes.send(Note::Listening { address, problem }).await;
-                    }
-                }
+                Err(error) => error,
+            };
+            let problem = Some(ListenProblem {
+                message: explain(address, &error).await,
+            });
+            if problem != reported {
+                let message = problem.as_ref().map(|problem| problem.message.as_str());
+                tracing::error!(%address, "{}", message.unwrap_or_default());
+                reported = problem.clone();
+                let _ = notes.send(Note::Listening { address, problem }).await;
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -129,7 +138,7 @@ pub(super) fn start(
     Listener { address, task }
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr, known: &Known) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -141,51 +150,112 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
+    guard(&socket, address, known)?; // before anybody can connect
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts for ever.
-async fn accept(
+fn guard(socket: &Socket, address: SocketAddr, known: &Known) -> io::Result<()> {
+    distance::guard(socket, address.is_ipv6(), known)
+        .map_err(|error| io::Error::other(format!("cannot set up TTL security: {error}")))
+}
+
+/// What accepts on one listening socket.
+struct Acceptor<'a> {
     listener: TcpListener,
-    known: &watch::Receiver<Arc<Known>>,
-    refusals: &Refusals,
-    notes: &mpsc::Sender<Note>,
-) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, remote)) => {
-                let ttl = known.borrow().get(&remote.ip()).copied();
-                let Some(ttl) = ttl else {
-                    refusals.unknown(remote);
-                    reset(&stream);
-                    continue;
-                };
-                let local = stream.local_addr();
-                match local.and_then(|local| {
-                    connection::prepare_accepted(&stream, remote.ip(), ttl)?;
-                    Ok(addresses::complete(local.ip()))
-                }) {
-                    Ok(local) => {
-                        // Waits while the loop is behind: the kernel's backlog is the bound.
-                        if notes
-                            .send(Note::Accepted {
-                                stream,
-                                local,
-                                remote,
-                            })
-                            .await
-                            .is_err()
-                        {
-                            return;
+    /// Whom the socket is guarded for.
+    guarded: Arc<Known>,
+    refusals: &'a Refusals,
+    notes: &'a mpsc::Sender<Note>,
+}
+
+impl Acceptor<'_> {
+    /// Accepts until the transport is gone.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be guarded for those who are known now; then it must not stay.
+    async fn run(mut self, known: &mut watch::Receiver<Arc<Known>>) -> io::Result<()> {
+        loop {
+            let mut accepted = Vec::new();
+            tokio::select! {
+                biased;
+                changed = known.changed() => if changed.is_err() {
+                    return Ok(());
+                },
+                result = self.listener.accept() => match result {
+                    Ok(connection) => accepted.push(connection),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a connection; trying again");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                },
+            }
+            let now = Arc::clone(&known.borrow_and_update());
+            let before = std::mem::replace(&mut self.guarded, Arc::clone(&now));
+            if before != now {
+                guard(
+                    &SockRef::from(&self.listener),
+                    self.listener.local_addr()?,
+                    &now,
+                )?;
+                accepted.extend(self.waiting());
+            }
+            for (stream, remote) in accepted {
+                let peer = remote.ip();
+                match now.get(&peer) {
+                    None => {
+                        self.refusals.unknown(remote);
+                        reset(&stream);
+                    }
+                    // It may have come past what we ask of it now.
+                    Some(distance) if before.get(&peer) != Some(distance) => reset(&stream),
+                    Some(distance) => {
+                        if self.admit(stream, remote, *distance).await.is_err() {
+                            return Ok(());
                         }
                     }
-                    Err(error) => tracing::debug!(%remote, %error, "connection gone at once"),
                 }
             }
+        }
+    }
+
+    /// Connections that were made before the socket was guarded as it is now.
+    fn waiting(&self) -> Vec<(TcpStream, SocketAddr)> {
+        let socket = SockRef::from(&self.listener);
+        let next = || {
+            let (socket, remote) = socket.accept().ok()?;
+            socket.set_nonblocking(true).ok()?;
+            let stream = TcpStream::from_std(socket.into()).ok()?;
+            Some((stream, remote.as_socket()?))
+        };
+        std::iter::from_fn(next).collect()
+    }
+
+    /// Hands a connection on; an error when nobody takes it any more.
+    async fn admit(
+        &self,
+        stream: TcpStream,
+        remote: SocketAddr,
+        distance: Distance,
+    ) -> Result<(), mpsc::error::SendError<Note>> {
+        let local = stream.local_addr();
+        match local.and_then(|local| {
+            connection::prepare_accepted(&stream, remote.ip(), distance)?;
+            Ok(addresses::complete(local.ip()))
+        }) {
+            Ok(local) => {
+                let note = Note::Accepted {
+                    stream,
+                    local,
+                    remote,
+                };
+                // Waits while the loop is behind: the kernel's backlog is the bound.
+                self.notes.send(note).await
+            }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection; trying again");
-                tokio::time::sleep(PAUSE).await;
+                tracing::debug!(%remote, %error, "connection gone at once");
+                Ok(())
             }
         }
     }
@@ -279,7 +349,7 @@ mod tests {
     async fn a_port_in_use_names_the_program_that_has_it() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let error = bind(address).unwrap_err();
+        let error = bind(address, &Known::new()).unwrap_err();
         let text = explain(address, &error).await;
         let us = format!("(process {})", std::process::id());
         assert!(text.contains(&us) && text.contains("listenPort"), "{text}");

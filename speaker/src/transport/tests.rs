@@ -7,13 +7,23 @@ use super::*;
 
 const US: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
+/// As towards a directly connected eBGP peer.
+const NEAR: Distance = Distance { ttl: 1, least: 0 };
+
+/// A transport that knows `known` and listens nowhere.
+fn knowing(known: &[IpAddr]) -> Transport {
+    let mut transport = Transport::new();
+    transport.listen(&[], known.iter().map(|ip| (*ip, NEAR)).collect());
+    transport
+}
+
 /// A transport that listens on a free port of the loopback address and knows `known`.
 async fn listening(known: &[IpAddr]) -> (Transport, SocketAddr) {
     let free = std::net::TcpListener::bind((US, 0)).unwrap();
     let address = free.local_addr().unwrap();
     drop(free);
     let mut transport = Transport::new();
-    transport.listen(&[address], known.iter().map(|ip| (*ip, 1)).collect());
+    transport.listen(&[address], known.iter().map(|ip| (*ip, NEAR)).collect());
     (transport, address)
 }
 
@@ -29,9 +39,9 @@ async fn dial(address: SocketAddr) -> TcpStream {
 
 /// A connection of ours to `listener`, as the engine would ask for it.
 async fn connected(listener: &TcpListener) -> (Transport, ConnId, TcpStream) {
-    let mut transport = Transport::new();
+    let mut transport = knowing(&[US]);
     let conn = ConnId(7);
-    transport.connect(conn, listener.local_addr().unwrap(), Some(US), 1);
+    transport.connect(conn, listener.local_addr().unwrap(), Some(US));
     let (peer, _) = listener.accept().await.unwrap();
     assert!(matches!(
         transport.next().await,
@@ -76,7 +86,7 @@ async fn five_hundred_connections_from_unknown_addresses_are_counted_and_leave_n
     assert_eq!(transport.refusals().count_unknown(), 500);
     assert!(transport.connections.is_empty());
     // A peer still gets in.
-    transport.listen(&[address], [(US, 1)].into());
+    transport.listen(&[address], [(US, NEAR)].into());
     let _client = dial(address).await;
     assert!(matches!(transport.next().await, Event::Accepted { .. }));
 }
@@ -191,8 +201,8 @@ async fn a_refused_connection_says_so_and_a_closed_attempt_says_nothing() {
     let free = listener().await;
     let address = free.local_addr().unwrap();
     drop(free);
-    let mut transport = Transport::new();
-    transport.connect(ConnId(1), address, None, 1);
+    let mut transport = knowing(&[US, "192.0.2.1".parse().unwrap()]);
+    transport.connect(ConnId(1), address, None);
     let Event::ConnectFailed {
         conn: ConnId(1),
         error,
@@ -205,16 +215,16 @@ async fn a_refused_connection_says_so_and_a_closed_attempt_says_nothing() {
         "{error}"
     );
     // TEST-NET-1 answers nobody; the attempt is given up by closing it.
-    transport.connect(ConnId(2), "192.0.2.1:179".parse().unwrap(), Some(US), 1);
+    transport.connect(ConnId(2), "192.0.2.1:179".parse().unwrap(), Some(US));
     transport.close(ConnId(2), BytesMut::new());
     assert!(transport.connections.is_empty());
 }
 
 #[tokio::test]
 async fn a_source_address_that_is_not_ours_is_named() {
-    let mut transport = Transport::new();
+    let mut transport = knowing(&[US]);
     let foreign = "192.0.2.77".parse().unwrap();
-    transport.connect(ConnId(1), "127.0.0.1:1".parse().unwrap(), Some(foreign), 1);
+    transport.connect(ConnId(1), "127.0.0.1:1".parse().unwrap(), Some(foreign));
     let Event::ConnectFailed { error, .. } = transport.next().await else {
         panic!("connected")
     };
@@ -226,11 +236,11 @@ async fn a_port_in_use_is_a_problem_and_connecting_still_works() {
     let taken = listener().await;
     let address = taken.local_addr().unwrap();
     let mut transport = Transport::new();
-    transport.listen(&[address], Known::new());
+    transport.listen(&[address], [(US, NEAR)].into());
     assert!(matches!(transport.next().await, Event::Problems));
     let message = transport.problems().next().unwrap().message.clone();
     assert!(message.contains(&address.port().to_string()), "{message}");
-    transport.connect(ConnId(3), address, None, 1);
+    transport.connect(ConnId(3), address, None);
     assert!(matches!(
         transport.next().await,
         Event::Connected {
@@ -246,10 +256,10 @@ async fn a_port_in_use_is_a_problem_and_connecting_still_works() {
 #[tokio::test]
 async fn every_connection_gets_its_turn_to_send() {
     let listener = listener().await;
-    let mut transport = Transport::new();
+    let mut transport = knowing(&[US]);
     let mut peers = Vec::new();
     for number in 0..40 {
-        transport.connect(ConnId(number), listener.local_addr().unwrap(), None, 1);
+        transport.connect(ConnId(number), listener.local_addr().unwrap(), None);
         peers.push(listener.accept().await.unwrap());
         assert!(matches!(transport.next().await, Event::Connected { .. }));
         transport.want_to_send(ConnId(number));
@@ -263,4 +273,39 @@ async fn every_connection_gets_its_turn_to_send() {
         });
     }
     assert_eq!(served.len(), 40);
+}
+
+#[tokio::test]
+async fn who_is_no_peer_any_more_is_not_connected_to() {
+    let listener = listener().await;
+    let mut transport = knowing(&[]);
+    transport.connect(ConnId(1), listener.local_addr().unwrap(), None);
+    let Event::ConnectFailed { error, .. } = transport.next().await else {
+        panic!("connected")
+    };
+    assert!(error.contains("no peer's address"), "{error}");
+}
+
+#[tokio::test]
+async fn a_connection_from_before_its_peer_was_asked_for_more_is_reset() {
+    let (mut transport, address) = listening(&[US]).await;
+    let strict = Distance {
+        ttl: 255,
+        least: 255,
+    };
+    let mut early = dial(address).await;
+    assert!(matches!(transport.next().await, Event::Accepted { .. }));
+    // The kernel makes connections on its own: this one waits while its peer's configuration changes.
+    let waiting = std::net::TcpStream::connect(address).unwrap();
+    transport.listen(&[address], [(US, strict)].into());
+    waiting.set_nonblocking(true).unwrap();
+    let mut waiting = TcpStream::from_std(waiting).unwrap();
+    let end = tokio::select! {
+        end = waiting.read_u8() => end,
+        event = transport.next() => panic!("{event:?}"),
+    };
+    assert!(end.is_err(), "{end:?}");
+    // What the engine has already is the engine's to close.
+    early.write_all(b"hello").await.unwrap();
+    assert!(matches!(transport.next().await, Event::Received { .. }));
 }

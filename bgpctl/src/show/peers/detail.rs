@@ -72,6 +72,9 @@ pub(super) fn detail(
     if let Some(session) = &peer.bfd {
         line("bfd", bfd(output, session, now))?;
     }
+    if let Some(hops) = peer.ttl_security {
+        line("ttl security", ttl_security(hops))?;
+    }
     if let Some(limits) = &peer.max_prefixes {
         line("prefix limits", prefix_limits(limits))?;
     }
@@ -199,6 +202,16 @@ fn policies(peer: &Peer) -> String {
         names(&peer.import_policies),
         names(&peer.export_policies)
     )
+}
+
+/// RFC 5082.
+fn ttl_security(hops: u32) -> String {
+    let far = match hops {
+        1 => "the same link".to_owned(),
+        hops => format!("{hops} hops"),
+    };
+    let least = 256_u32.saturating_sub(hops);
+    format!("sends TTL 255, drops what has less than {least}: nothing from beyond {far}")
 }
 
 fn prefix_limits(limits: &PrefixLimits) -> String {
@@ -382,6 +395,22 @@ mod tests {
         assert!(text.contains("both can      ipv4-unicast\n"), "{text}");
         assert!(text.contains("only we can   route-refresh\n"), "{text}");
         assert!(text.contains("only they can graceful-restart\n"), "{text}");
+    }
+
+    #[test]
+    fn ttl_security_is_shown_with_what_is_dropped() {
+        for (hops, words) in [
+            (1, "less than 255: nothing from beyond the same link\n"),
+            (3, "less than 253: nothing from beyond 3 hops\n"),
+        ] {
+            let ttl_security = Some(hops);
+            let text = text(&Peer {
+                ttl_security,
+                ..Peer::default()
+            });
+            let line = format!("  ttl security  sends TTL 255, drops what has {words}");
+            assert!(text.contains(&line), "{text}");
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
         policies_of(peer, loaded, findings);
         families(peer, findings);
         limits(peer, findings);
+        distance(peer, findings);
         own_timers(peer, fabric_timers, findings);
         if let Some(shutdown) = &peer.spec().shutdown
             && shutdown.message.len() > 255
@@ -298,6 +299,29 @@ fn limits(peer: &Item<PeerSpec>, findings: &mut Findings<'_>) {
             "has no effect: with action Warn the session is not dropped",
         );
     }
+}
+
+/// Two fields that say how far away the other side is would have to agree.
+fn distance(peer: &Item<PeerSpec>, findings: &mut Findings<'_>) {
+    let (spec, document) = (peer.spec(), &peer.document);
+    let (Some(security), Some(ttl)) = (spec.ttl_security, spec.ttl) else {
+        return;
+    };
+    let (hops, ttl) = (security.hops.get(), ttl.get());
+    let far = match (hops, ttl) {
+        (1, 2..=254) => {
+            format!(", and say there how far the other side may be: `{{hops: {ttl}}}`")
+        }
+        _ => String::new(),
+    };
+    findings.mistake(
+        document,
+        "spec.ttl",
+        format!(
+            "found {ttl} beside ttlSecurity (hops: {hops}), with which everything is sent with TTL 255 and \
+             what comes from farther is dropped; remove ttl{far}"
+        ),
+    );
 }
 
 fn own_timers(peer: &Item<PeerSpec>, fabric: TimersSpec, findings: &mut Findings<'_>) {

@@ -84,7 +84,8 @@ pub struct NextHopState {
 /// Something to be done outside.
 #[derive(Clone, Debug)]
 pub enum Output {
-    /// Open a TCP connection; answered by [`Input::Connected`] or [`Input::ConnectFailed`].
+    /// Open a TCP connection, with the TTL and the protection that the peer's configuration asks for;
+    /// answered by [`Input::Connected`] or [`Input::ConnectFailed`].
     Connect {
         /// Its number from now on (below 2⁶³).
         conn: ConnId,
@@ -94,8 +95,6 @@ pub enum Output {
         remote: SocketAddr,
         /// Our address; the kernel chooses when absent.
         local: Option<IpAddr>,
-        /// IP time to live of what we send.
-        ttl: u8,
     },
     /// Send what [`Engine::poll_send`](crate::engine::Engine::poll_send) still gives for the
     /// connection, then close it; give up a connection attempt. It is not answered.

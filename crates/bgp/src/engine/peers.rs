@@ -147,7 +147,6 @@ impl Engine {
                         peer: id,
                         remote: SocketAddr::new(peer.config.address, peer.config.port),
                         local: peer.config.local_address,
-                        ttl: peer.config.ttl,
                     });
                     self.conns.insert(conn, Conn::new(id, None));
                 }
@@ -244,7 +243,7 @@ impl Engine {
             local_asn: peer.config.local_asn,
             router_id: negotiated.remote_router_id,
             address: peer.config.address,
-            connected: ebgp && peer.config.ttl == 1,
+            connected: ebgp && peer.config.hops() == 1,
             allow_own_as: peer.config.allow_own_as,
             import: Arc::new(self.import_chain(&peer.config)),
             counts: [Counts::default(); 2],

@@ -73,6 +73,7 @@ impl Engine {
             import: config.import.clone(),
             export: config.export.clone(),
             retry_at: session.retry_at(),
+            ttl_security: config.ttl_security,
             max_prefixes: config.max_prefixes,
             over_limit: session.is_over_limit(),
             graceful_restart: config.graceful_restart.map(|ours| {

@@ -31,7 +31,7 @@ pub(super) struct Settings {
     pub(super) max_prefixes: Option<PrefixLimits>,
     /// The restart time that we offer, in seconds; `None`: no graceful restart.
     pub(super) restart_seconds: Option<u16>,
-    transport: (IpAddr, u16, Option<IpAddr>, u8),
+    transport: (IpAddr, u16, Option<IpAddr>, u8, Option<u8>),
 }
 
 impl Settings {
@@ -56,6 +56,7 @@ impl Settings {
                 config.port,
                 config.local_address,
                 config.ttl,
+                config.ttl_security,
             ),
         }
     }

@@ -107,6 +107,7 @@ impl Net {
                 ttl: 1,
                 families: Family::ALL.to_vec(),
                 extended_next_hop: false,
+                ttl_security: None,
                 max_prefixes: None,
                 timers: Timers::default(),
                 import: vec![OPEN.into()],

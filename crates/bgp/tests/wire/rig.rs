@@ -92,6 +92,7 @@ fn peer(who: Who) -> PeerConfig {
         ttl: 1,
         families: Family::ALL.to_vec(),
         extended_next_hop: true,
+        ttl_security: None,
         max_prefixes: None,
         timers: Timers::default(),
         import: vec!["everything".into()],

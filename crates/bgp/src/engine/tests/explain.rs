@@ -234,7 +234,12 @@ fn a_route_is_used_while_its_next_hop_can_be_reached() {
 fn a_connected_peers_next_hop_is_not_sought_behind_another_router() {
     let far = peer("far", 65004, 4);
     let far = crate::config::PeerConfig { ttl: 255, ..far };
-    let mut rig = Rig::new(config(vec![peer("p2", 65002, 2), far]));
+    let near = crate::config::PeerConfig {
+        ttl: 255,
+        ttl_security: Some(1),
+        ..peer("p2", 65002, 2)
+    };
+    let mut rig = Rig::new(config(vec![near, far]));
     rig.establish_all();
     let (two, four) = (rig.own("p2"), rig.own("far"));
     rig.announce("p2", &[nth(1)], &two);

@@ -35,6 +35,7 @@ fn config(remote: u8, remote_asn: u32, local_asn: u32) -> PeerConfig {
         ttl: 1,
         families: Family::ALL.to_vec(),
         extended_next_hop: true,
+        ttl_security: None,
         max_prefixes: None,
         timers: Timers::default(),
         import: Vec::new(),

@@ -110,13 +110,14 @@ fn only_what_the_peer_must_hear_of_resets_the_session() {
         assert_eq!(rig.actions(), []);
         assert_eq!(rig.session.conn(), Some(conn));
     }
-    let resets: [Change; 9] = [
+    let resets: [Change; 10] = [
         |peer| peer.address = Ipv4Addr::new(10, 0, 0, 8).into(),
         |peer| peer.port = 1790,
         |peer| peer.local_address = Some(Ipv4Addr::new(10, 0, 0, 2).into()),
         |peer| peer.local_asn = Asn(65002),
         |peer| peer.remote_asn = Asn(65008),
         |peer| peer.ttl = 2,
+        |peer| peer.ttl_security = Some(1),
         |peer| peer.families = vec![Family::Ipv4],
         |peer| peer.extended_next_hop = false,
         |peer| peer.timers.hold = 30,
