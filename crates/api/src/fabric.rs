@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::peer::BfdSpec;
 use crate::values::{AsNumber, AsnRange, Number, Port};
 
 /// The cluster's BGP as a whole; there is exactly one.
@@ -22,6 +23,9 @@ pub struct FabricSpec {
     /// Graceful restart of every session that does not say its own.
     #[serde(default)]
     pub graceful_restart: GracefulRestartSpec,
+    /// BFD beside every session that does not say otherwise, also of a mesh; off when not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<BfdSpec>,
     /// How the best route is chosen.
     #[serde(default)]
     pub decision: DecisionSpec,

@@ -11,11 +11,6 @@ use crate::tree::Node;
 const LATER: &[(&str, &str, &str)] = &[
     (
         "FabricSpec",
-        "bfd",
-        "BFD for the whole Fabric is not available yet; write it into each Peer that is to have it (spec.bfd)",
-    ),
-    (
-        "FabricSpec",
         "reflectors",
         "route reflectors are not available yet",
     ),

@@ -74,7 +74,7 @@ pub struct PeerSpec {
     /// How often our own AS may stand in a received AS_PATH.
     #[serde(default = "never")]
     pub allow_own_as: Number<u8, 0, 10>,
-    /// Watch the path to the other side with BFD; off when not given.
+    /// Watch the path to the other side with BFD; as the Fabric says when not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bfd: Option<BfdSpec>,
     /// Administratively down.
@@ -121,18 +121,25 @@ impl Default for TtlSecurity {
     }
 }
 
-/// A BFD session beside the BGP session: when it fails, the BGP session goes down at once. RFC 5880,
+/// A BFD session beside the BGP session: when it fails, the BGP session goes down at once. What is
+/// not given comes from the Fabric, and there from the defaults 300 ms, 300 ms, and 3. RFC 5880,
 /// RFC 5882.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct BfdSpec {
+    /// Whether there is one; `true` when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
     /// We send a packet this often while the session is up, or more slowly where the other side
     /// asks for that.
-    pub min_tx_millis: Number<u16, 10, 60_000>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_tx_millis: Option<Number<u16, 10, 60_000>>,
     /// The other side may send a packet this often.
-    pub min_rx_millis: Number<u16, 10, 60_000>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_rx_millis: Option<Number<u16, 10, 60_000>>,
     /// How many packets in a row may be missed before the session is down.
-    pub multiplier: Number<u8, 1, 255>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multiplier: Option<Number<u8, 1, 255>>,
     /// Over several hops (RFC 5883) or on one link (RFC 5881); as `ttl` or `ttl_security` says when
     /// not given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -140,19 +147,6 @@ pub struct BfdSpec {
     /// Packets are authenticated; they are not when not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authentication: Option<BfdAuthentication>,
-}
-
-impl Default for BfdSpec {
-    fn default() -> BfdSpec {
-        let interval = || Number::new(300).expect("300 is between 10 and 60000");
-        BfdSpec {
-            min_tx_millis: interval(),
-            min_rx_millis: interval(),
-            multiplier: Number::new(3).expect("3 is between 1 and 255"),
-            multihop: None,
-            authentication: None,
-        }
-    }
 }
 
 /// How BFD packets are authenticated. RFC 5880 §6.7.

@@ -14,7 +14,7 @@ use bgp::config::{
 use bgp::types::{Asn, Family, Prefix};
 
 use crate::node::{Planned, graceful_restart, own_asn, timers};
-use crate::{Snapshot, Subnet};
+use crate::{Snapshot, Subnet, bfd};
 
 const IMPORT: &str = "mesh-import";
 const EXPORT: &str = "mesh-export";
@@ -47,41 +47,42 @@ pub(crate) fn peers(
         let Ok(remote_asn) = own_asn(snapshot, other) else {
             continue;
         };
+        let config = PeerConfig {
+            name: format!("mesh-{name}"),
+            description: format!("node {name}"),
+            address: remote,
+            port: snapshot.resources.fabric.spec.listen_port.get(),
+            local_address: Some(local),
+            local_asn: asn,
+            remote_asn,
+            passive: false,
+            shutdown: None,
+            ttl: 255,
+            families: Family::ALL.to_vec(),
+            extended_next_hop: false,
+            ttl_security: None,
+            max_prefixes: None,
+            timers: timers(
+                api::TimersSpec::default(),
+                snapshot.resources.fabric.spec.timers,
+            ),
+            import: vec![IMPORT.into()],
+            export: vec![EXPORT.into()],
+            next_hop: NextHopMode::Self_,
+            allow_own_as: 0,
+            graceful_restart: graceful_restart(
+                api::GracefulRestartSpec::default(),
+                snapshot.resources.fabric.spec.graceful_restart,
+            ),
+        };
         peers.push(Planned {
             metadata: Metadata {
                 name: format!("mesh-{name}"),
                 labels: BTreeMap::from([("topology".to_owned(), "mesh".to_owned())]),
                 ..Metadata::default()
             },
-            bfd: None,
-            config: PeerConfig {
-                name: format!("mesh-{name}"),
-                description: format!("node {name}"),
-                address: remote,
-                port: snapshot.resources.fabric.spec.listen_port.get(),
-                local_address: Some(local),
-                local_asn: asn,
-                remote_asn,
-                passive: false,
-                shutdown: None,
-                ttl: 255,
-                families: Family::ALL.to_vec(),
-                extended_next_hop: false,
-                ttl_security: None,
-                max_prefixes: None,
-                timers: timers(
-                    api::TimersSpec::default(),
-                    snapshot.resources.fabric.spec.timers,
-                ),
-                import: vec![IMPORT.into()],
-                export: vec![EXPORT.into()],
-                next_hop: NextHopMode::Self_,
-                allow_own_as: 0,
-                graceful_restart: graceful_restart(
-                    api::GracefulRestartSpec::default(),
-                    snapshot.resources.fabric.spec.graceful_restart,
-                ),
-            },
+            bfd: bfd::session(None, snapshot.resources.fabric.spec.bfd.as_ref(), &config),
+            config,
         });
     }
     peers

@@ -45,7 +45,7 @@ pub(crate) fn config(
         match session(snapshot, node, peer, asn) {
             Ok(config) => peers.push(Planned {
                 metadata: peer.metadata.clone(),
-                bfd: (peer.spec.bfd.as_ref()).map(|spec| bfd::session(spec, &config)),
+                bfd: bfd::session(peer.spec.bfd.as_ref(), fabric.bfd.as_ref(), &config),
                 config,
             }),
             Err(reason) => problems.push(format!(

@@ -95,6 +95,65 @@ fn numbers_given_out_are_used_and_those_not_given_out_are_told() {
 }
 
 #[test]
+fn bfd_of_the_fabric_is_beside_every_session_that_does_not_say_otherwise_also_of_a_mesh() {
+    let peer = |name: &str, more: &str| {
+        let spec = format!("{{remoteAsn: 64512, {more}}}");
+        document("Peer", name, "", &spec)
+    };
+    let plan = planned(&[
+        fabric(
+            "{asn: {value: 64512}, topology: Mesh, bfd: {minTxMillis: 100, multiplier: 5, authentication: \
+             {kind: KeyedSha1, keyFile: /etc/key}}}",
+        ),
+        document("Node", "n1", "", "{addresses: [192.0.2.1]}"),
+        document("Node", "n2", "", "{addresses: [192.0.2.2]}"),
+        peer("as-the-fabric", "address: 192.0.2.10"),
+        peer("not", "address: 192.0.2.11, bfd: {enabled: false}"),
+        peer(
+            "slower",
+            "address: 192.0.2.12, bfd: {minTxMillis: 1000, multihop: false}",
+        ),
+    ]);
+    assert_eq!(plan.problems, []);
+    let told = |node: &str| -> Vec<String> {
+        let sessions = plan.configs[node].bfd.iter();
+        let words = |it: &plan::BfdSession| {
+            let key = it.authentication.is_some();
+            format!(
+                "{} {} multihop {} {} {} {} key {key}",
+                it.peer, it.remote, it.multihop, it.min_tx_millis, it.min_rx_millis, it.multiplier
+            )
+        };
+        sessions.map(words).collect()
+    };
+    assert_eq!(
+        told("n1"),
+        [
+            "as-the-fabric 192.0.2.10 multihop true 100 300 5 key true",
+            "slower 192.0.2.12 multihop false 1000 300 5 key true",
+            "mesh-n2 192.0.2.2 multihop true 100 300 5 key true",
+        ]
+    );
+    assert_eq!(
+        told("n2")[2],
+        "mesh-n1 192.0.2.1 multihop true 100 300 5 key true"
+    );
+
+    // Without the Fabric's a Peer can still ask, and its `enabled: false` means nothing more.
+    let plan = planned(&[
+        fabric("{asn: {value: 64512}, bfd: {enabled: false, minTxMillis: 50}}"),
+        document("Node", "n1", "", "{addresses: [192.0.2.1]}"),
+        peer("asks", "address: 192.0.2.10, bfd: {}"),
+        peer("says-nothing", "address: 192.0.2.11"),
+    ]);
+    let sessions = plan.configs["n1"].bfd.iter();
+    let told: Vec<_> = sessions
+        .map(|it| (it.peer.as_str(), it.min_tx_millis))
+        .collect();
+    assert_eq!(told, [("asks", 50)]);
+}
+
+#[test]
 fn bfd_is_off_unless_asked_for_and_follows_its_peer() {
     let peer = |name: &str, more: &str| {
         let spec = format!("{{remoteAsn: 65101, import: [p], export: [p], {more}}}");

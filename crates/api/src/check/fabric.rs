@@ -1,6 +1,6 @@
 //! Fabric: exactly one, and what it says fits the nodes.
 
-use super::{Findings, several, timers};
+use super::{Findings, bfd_key, several, timers};
 use crate::parse::{Item, Loaded};
 use crate::{AsnSource, FabricSpec, Mistake, TimersSpec, Topology};
 
@@ -56,6 +56,7 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
         TimersSpec::default(),
         findings,
     );
+    bfd_key(&first.document, first.spec().bfd.as_ref(), findings);
     if first.spec().topology == Topology::Mesh {
         mesh(first, loaded, findings);
     }

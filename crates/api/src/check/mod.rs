@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use bgp::types::Prefix;
 
 use crate::parse::{Document, Item, Loaded};
-use crate::{Metadata, Mistake, Operator, Selector, TimersSpec, hints};
+use crate::{BfdSpec, Metadata, Mistake, Operator, Selector, TimersSpec, hints};
 
 /// Where the checks write: what is wrong, and what probably is.
 pub(crate) struct Findings<'a> {
@@ -171,6 +171,22 @@ fn several<T: std::fmt::Display>(items: impl Iterator<Item = T>) -> String {
         [] => "none".into(),
         [one] => one.clone(),
         [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
+/// The key's file is named in full: who reads it has another directory than whoever writes this.
+fn bfd_key(document: &Document, bfd: Option<&BfdSpec>, findings: &mut Findings<'_>) {
+    if let Some(authentication) = bfd.and_then(|it| it.authentication.as_ref())
+        && !authentication.key_file.starts_with('/')
+    {
+        findings.mistake(
+            document,
+            "spec.bfd.authentication.keyFile",
+            format!(
+                "found `{}`; allowed: an absolute path, such as `/etc/routeshare/bfd.key`",
+                authentication.key_file
+            ),
+        );
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use bgp::types::{Asn, Family};
 
-use super::{Findings, holds, missing, selects_nodes, several, timers, unusable_address};
+use super::{Findings, bfd_key, holds, missing, selects_nodes, several, timers, unusable_address};
 use crate::parse::{Document, Item, Loaded};
 use crate::{
     AsnSource, LimitActionSpec, LocalAddress, NodeSpec, PeerSpec, PerLabel, SetNextHop, TimersSpec,
@@ -36,19 +36,7 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
                 ),
             );
         }
-        if let Some(bfd) = &peer.spec().bfd
-            && let Some(authentication) = &bfd.authentication
-            && !authentication.key_file.starts_with('/')
-        {
-            findings.mistake(
-                &peer.document,
-                "spec.bfd.authentication.keyFile",
-                format!(
-                    "found `{}`; allowed: an absolute path, such as `/etc/routeshare/bfd.key`",
-                    authentication.key_file
-                ),
-            );
-        }
+        bfd_key(&peer.document, peer.spec().bfd.as_ref(), findings);
         selects_nodes(
             &peer.document,
             &peer.spec().node_selector,
