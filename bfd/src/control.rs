@@ -1,12 +1,14 @@
 //! The service on the Unix socket: one subscriber at a time says which sessions it wants and hears
-//! of them. When it goes, the sessions stay for the grace time.
+//! of them. When it goes, the sessions stay for the grace time; so they do when this process takes the
+//! place of another one.
 //!
 //! A [`Keeper`] task knows what is wanted and by whom; streams and the hot thread only send it
 //! [`Note`]s, so that what happened is told in the order in which it happened.
 
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bfd::{Change, SessionKey};
+use bfd::{Change, SessionConfig, SessionKey};
 use proto::bfd::v1 as pb;
 use proto::bfd::v1::bfd_service_server::{BfdService, BfdServiceServer};
 use tokio::sync::{mpsc, oneshot};
@@ -17,6 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::desired::{self, Unusable};
 use crate::hot::{Handle, Order, Shown, Told};
+use crate::last_life::Place;
 
 /// How often the subscriber hears of what changes without a change of state: intervals agreed on, and
 /// what a person can do something about.
@@ -40,21 +43,31 @@ enum Note {
     List(oneshot::Sender<pb::ListSessionsResponse>),
 }
 
-/// The service, and the task behind it, which ends only when the hot thread has.
+/// The service, and the task behind it, which ends only when the hot thread has. `before` is what was
+/// wanted of the process before this one: it is put in force at once.
 pub(crate) fn start(
     hot: Handle,
     told: mpsc::UnboundedReceiver<Told>,
     grace: Duration,
+    place: Place,
+    before: Option<pb::DesiredSessions>,
 ) -> (BfdServiceServer<Service>, tokio::task::JoinHandle<()>) {
     let (notes, inbox) = mpsc::channel(64);
-    let keeper = Keeper {
+    let mut keeper = Keeper {
         hot,
         grace,
+        place,
         subscriber: None,
+        in_force: None,
         unusable: Vec::new(),
+        unheard: HashSet::new(),
         wanted: 0,
         leave_at: None,
+        started_ms: wall_ms(std::time::Instant::now()),
     };
+    if let Some(before) = before {
+        keeper.go_on(before);
+    }
     let keeper = tokio::spawn(keeper.run(inbox, told));
     let service = BfdServiceServer::new(Service {
         notes,
@@ -126,12 +139,20 @@ struct Subscriber {
 struct Keeper {
     hot: Handle,
     grace: Duration,
+    /// Where the next process reads what is wanted.
+    place: Place,
     subscriber: Option<Subscriber>,
+    /// What is wanted, as it was said and written down.
+    in_force: Option<pb::DesiredSessions>,
+    /// Sessions that failed while nobody listened, and have not come up again.
+    unheard: HashSet<SessionKey>,
     /// Of those wanted: what cannot be put in force.
     unusable: Vec<Unusable>,
     wanted: usize,
     /// When the sessions end because nobody has come back for them.
     leave_at: Option<Instant>,
+    /// When this process started, in milliseconds since the Unix epoch.
+    started_ms: i64,
 }
 
 impl Keeper {
@@ -154,9 +175,7 @@ impl Keeper {
                 () = sleep_until(leave_at.unwrap_or_else(Instant::now)), if leave_at.is_some() => {
                     tracing::warn!(sessions = self.wanted, "nobody came back for the sessions in the grace time: they end");
                     self.leave_at = None;
-                    self.wanted = 0;
-                    self.unusable.clear();
-                    self.hot.order(Order::Configure(Vec::new()));
+                    self.want(pb::DesiredSessions::default(), Vec::new(), Vec::new());
                 }
             }
         }
@@ -197,6 +216,7 @@ impl Keeper {
                 let unusable: Vec<pb::Session> = self.unusable.iter().map(unusable).collect();
                 let subscribed = self.subscriber.is_some();
                 let priority = self.hot.priority.clone();
+                let started_ms = self.started_ms;
                 tokio::spawn(async move {
                     let sessions = sessions.await.unwrap_or_default();
                     let shown = sessions.iter().map(session);
@@ -204,6 +224,7 @@ impl Keeper {
                         sessions: shown.chain(unusable).collect(),
                         subscribed,
                         priority,
+                        started_ms,
                     });
                 });
             }
@@ -214,15 +235,13 @@ impl Keeper {
         let Some(subscriber) = self.subscriber.as_ref().filter(|it| it.id == id) else {
             return; // its successor counts
         };
-        match desired::parse(wanted) {
+        match desired::parse(wanted.clone()) {
             Ok((configs, unusable)) => {
                 for it in &unusable {
                     tracing::error!(remote = %it.remote, problem = %it.problem, "no session");
                 }
                 tracing::info!(sessions = configs.len(), "sessions wanted");
-                self.wanted = configs.len();
-                self.unusable = unusable;
-                self.hot.order(Order::Configure(configs));
+                self.want(wanted, configs, unusable);
             }
             Err(error) => {
                 tracing::error!(%error, "what is wanted is refused; what was wanted before stays");
@@ -233,23 +252,59 @@ impl Keeper {
         }
     }
 
+    /// Goes on with what was wanted of the process before this one, as if its subscriber had gone in
+    /// this moment.
+    fn go_on(&mut self, before: pb::DesiredSessions) {
+        match desired::parse(before.clone()) {
+            Ok((configs, unusable)) => {
+                self.want(before, configs, unusable);
+                self.leave_at = Some(Instant::now() + self.grace);
+            }
+            // Written by another build.
+            Err(error) => tracing::warn!(%error, "what the last process left is not understood"),
+        }
+    }
+
+    fn want(
+        &mut self,
+        said: pb::DesiredSessions,
+        configs: Vec<SessionConfig>,
+        unusable: Vec<Unusable>,
+    ) {
+        self.wanted = configs.len();
+        self.unusable = unusable;
+        self.unheard
+            .retain(|key| configs.iter().any(|it| it.key_of == *key));
+        self.hot.order(Order::Configure(configs));
+        if self.in_force.as_ref() != Some(&said) {
+            if let Err(error) = self.place.write_wanted(&said) {
+                tracing::warn!(%error, "cannot write down what is wanted: after a restart the sessions begin anew");
+            }
+            self.in_force = Some(said);
+        }
+    }
+
     fn on_told(&mut self, told: Told) {
         match told {
             Told::Sessions {
                 sessions,
                 configured,
             } => {
-                let shown = sessions.iter().map(session);
-                let sessions = shown.chain(self.unusable.iter().map(unusable));
-                let sessions: Vec<pb::Session> = sessions.collect();
                 let Some(subscriber) = &mut self.subscriber else {
                     return;
                 };
+                let shown = sessions.iter().map(|it| pb::Session {
+                    failed: self.unheard.contains(&it.status.key),
+                    ..session(it)
+                });
+                let sessions = shown.chain(self.unusable.iter().map(unusable));
+                let sessions: Vec<pb::Session> = sessions.collect();
                 let plain: Vec<pb::Session> = sessions.iter().map(without_counters).collect();
                 // Whoever has not been told what is in force waits for that.
                 let news = subscriber.knows.as_ref().is_some_and(|it| *it != plain);
                 if configured || news {
                     subscriber.knows = Some(plain);
+                    self.unheard.clear();
                     self.tell(pb::Event {
                         whole: true,
                         sessions,
@@ -264,15 +319,18 @@ impl Keeper {
                     state: change.to.to_string(),
                     ..session(&shown)
                 };
-                if self
-                    .subscriber
-                    .as_ref()
-                    .is_some_and(|it| it.knows.is_some())
-                {
+                let mut subscriber = self.subscriber.as_ref();
+                if subscriber.is_some_and(|it| it.knows.is_some()) {
                     self.tell(pb::Event {
                         whole: false,
                         sessions: vec![changed],
                     });
+                    subscriber = self.subscriber.as_ref();
+                }
+                if change.to == bfd::State::Up {
+                    self.unheard.remove(&change.key);
+                } else if change.is_failure() && subscriber.is_none_or(|it| it.knows.is_none()) {
+                    self.unheard.insert(change.key);
                 }
             }
         }
@@ -336,6 +394,7 @@ fn session(shown: &Shown) -> pb::Session {
         received: it.counts.received,
         discarded: it.counts.discarded,
         ups: it.counts.ups,
+        downs: it.counts.downs,
         problem,
         failed: false,
         ..of(&it.key)

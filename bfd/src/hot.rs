@@ -4,21 +4,24 @@
 //! ```text
 //!   3784, 4784 ──► Receiver ──┐                  ┌──► Sender, one a session
 //!                             ├──►  Engine  ─────┤
-//!   control.rs ───── Order ───┘                  └──► Told ──► control.rs
+//!   control.rs ───── Order ───┘                  ├──► Told ──► control.rs
+//!                                                └──► Store, for the next process
 //! ```
 //!
 //! What has arrived is read before a timer may say that nothing did: a host that was busy for a
 //! while is no dead neighbour.
 
+use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver as Orders, Sender as OrderSender, channel};
 use std::time::{Duration, Instant};
 
-use bfd::{Change, Datagram, Engine, Output, SessionConfig, Status};
+use bfd::{Change, Datagram, Engine, Output, SessionConfig, SessionId, SessionKey, Status};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::last_life::{Record, Store};
 use crate::realtime;
 use crate::udp::{Receiver, Room, Sender};
 
@@ -34,8 +37,9 @@ pub(crate) enum Order {
     Tell,
     /// How things are.
     List(oneshot::Sender<Vec<Shown>>),
-    /// Tell every other side AdminDown, and end.
-    Stop,
+    /// End. The other sides are told nothing (the next process goes on with the sessions), or with
+    /// `leaving` AdminDown.
+    Stop { leaving: bool },
 }
 
 /// What the thread tells, in the order in which it happened.
@@ -77,7 +81,8 @@ impl Handle {
     }
 }
 
-/// Opens the sockets and starts the thread.
+/// Opens the sockets and starts the thread. `records` are of the process before this one; `store` is
+/// for the one after it.
 ///
 /// # Errors
 ///
@@ -85,6 +90,8 @@ impl Handle {
 pub(crate) fn start(
     priority: u8,
     control_plane_independent: bool,
+    records: &[Record],
+    store: Option<Store>,
 ) -> io::Result<(
     Handle,
     mpsc::UnboundedReceiver<Told>,
@@ -97,8 +104,12 @@ pub(crate) fn start(
     let (order_sender, orders) = channel();
     let (tell, told) = mpsc::unbounded_channel();
     let (report, priority_reached) = std::sync::mpsc::sync_channel(1);
+    let mut engine = Engine::new(rand::random(), control_plane_independent);
+    engine.recall(records.iter().map(|it| it.memory));
     let mut hot = Hot {
-        engine: Engine::new(rand::random(), control_plane_independent),
+        engine,
+        ports: records.iter().map(|it| (it.memory.key, it.port)).collect(),
+        store,
         receivers,
         senders: Vec::new(),
         orders,
@@ -125,6 +136,9 @@ pub(crate) fn start(
 
 struct Hot {
     engine: Engine,
+    /// Source ports that sessions had in the process before this one.
+    ports: HashMap<SessionKey, u16>,
+    store: Option<Store>,
     receivers: Vec<Receiver>,
     /// By session number.
     senders: Vec<Option<Sender>>,
@@ -196,15 +210,20 @@ impl Hot {
                 Order::Configure(wanted) => {
                     self.engine.configure(now, wanted);
                     self.carry_out(now);
+                    if let Some(store) = &mut self.store {
+                        store.publish();
+                    }
                     self.tell_all(true);
                 }
                 Order::Tell => self.tell_all(false),
                 Order::List(answer) => {
                     let _ = answer.send(self.list());
                 }
-                Order::Stop => {
-                    self.engine.configure(now, Vec::new());
-                    self.carry_out(now);
+                Order::Stop { leaving } => {
+                    if leaving {
+                        self.engine.configure(now, Vec::new());
+                        self.carry_out(now);
+                    }
                     return false;
                 }
             }
@@ -225,12 +244,30 @@ impl Hot {
                     if self.senders.len() <= at {
                         self.senders.resize_with(at + 1, || None);
                     }
-                    self.senders[at] = Some(Sender::open(now, key));
+                    let port = self.ports.remove(&key).unwrap_or(0);
+                    self.senders[at] = Some(Sender::open(now, key, port));
+                    if let Some(store) = &mut self.store {
+                        store.reserve(at + 1);
+                    }
                 }
-                Output::Close { session } => self.senders[session.0 as usize] = None,
+                Output::Close { session } => {
+                    self.senders[session.0 as usize] = None;
+                    self.remember(session);
+                }
                 Output::Changed(change) => self.changed(change),
+                Output::Remember { session } => self.remember(session),
             }
         }
+    }
+
+    /// For the next process.
+    fn remember(&mut self, session: SessionId) {
+        let Some(store) = &mut self.store else { return };
+        let at = session.0 as usize;
+        let port = self.senders.get(at).and_then(Option::as_ref);
+        let port = port.map_or(0, Sender::port);
+        let memory = self.engine.memory(session);
+        store.write(at, memory.map(|memory| Record { memory, port }));
     }
 
     /// Logging it is left to others: writing may wait.

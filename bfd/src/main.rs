@@ -3,17 +3,21 @@
 //!
 //! - `hot.rs`: the thread that packets go through;
 //! - `udp.rs`: its sockets; `realtime.rs`: its priority;
+//! - `last_life.rs`: what the next process needs to go on with the sessions;
 //! - `control.rs`: the speaker's side; `desired.rs`: what it wants; `socket.rs`: where it asks.
 
 mod control;
 mod desired;
 mod hot;
+mod last_life;
 mod realtime;
 mod socket;
 mod udp;
 
 use std::io::IsTerminal as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -22,6 +26,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tracing_subscriber::EnvFilter;
+
+use last_life::{Place, Store};
+
+/// Exit code of one that has left for good, so that systemd does not start it again.
+const LEFT: u8 = 100;
 
 /// Keeps the BFD sessions (RFC 5880) that a speaker on this host wants.
 #[derive(Debug, Parser)]
@@ -36,12 +45,19 @@ struct Args {
     /// Real-time priority (SCHED_FIFO) of the thread that packets go through; 0: none.
     #[arg(long, value_name = "1-99", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=99))]
     realtime_priority: u8,
+    /// What the other sides are told on SIGTERM and SIGINT: nothing, because another process goes on
+    /// with the sessions, or AdminDown. (SIGHUP: this process makes room for the program that has its
+    /// name now. SIGUSR1: AdminDown, exit code 100.)
+    #[arg(long, value_enum, default_value = "coming-back")]
+    on_stop: Departure,
     /// Log as JSON, one object a line.
     #[arg(long)]
     log_json: bool,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
+    // Its name now: later it may be the name of another build.
+    let program = std::env::current_exe().context("cannot find the running program")?;
     let args = Args::parse();
     start_logging(args.log_json);
     // Packets have a thread of their own; here is only the speaker's side.
@@ -49,36 +65,93 @@ fn main() -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(run(args))
+    runtime.block_on(run(args, program))
 }
 
-async fn run(args: Args) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+/// Why this process ends, which decides what the other sides are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Departure {
+    /// Nothing: another process goes on with the sessions before anybody misses them.
+    ComingBack,
+    /// AdminDown.
+    Leaving,
+    /// As `ComingBack`; this process is replaced by the program that now has its name.
+    #[value(skip)]
+    Again,
+}
+
+async fn run(args: Args, program: PathBuf) -> anyhow::Result<ExitCode> {
+    // Before anything is opened, so that no signal finds us unprepared.
+    let stop = stop_signal(args.on_stop)?;
     let listener = socket::bind(&args.socket).await?;
+    let place = Place::beside(&args.socket);
+    let last_life = place.read();
+    let store = Store::create(&place);
+    if let Err(error) = &store {
+        tracing::warn!(%error, "sessions are not remembered: after a restart they begin anew");
+    }
     // The C bit: sessions that outlive their subscriber do not share its fate.
     let independent = args.grace_seconds > 0;
-    let (hot, told, thread) = hot::start(args.realtime_priority, independent)
+    let records = &last_life.records;
+    let (hot, told, thread) = hot::start(args.realtime_priority, independent, records, store.ok())
         .context("cannot receive BFD packets; another BFD daemon may be running on this host")?;
+    if let Some(wanted) = &last_life.wanted {
+        tracing::info!(
+            sessions = wanted.sessions.len(),
+            silent_millis = last_life.silence().as_millis(),
+            "going on with the sessions of the last process"
+        );
+    }
     let grace = Duration::from_secs(args.grace_seconds.into());
-    let (service, keeper) = control::start(hot.clone(), told, grace);
+    let wanted = last_life.wanted;
+    let (service, keeper) = control::start(hot.clone(), told, grace, place.clone(), wanted);
     let server = Server::builder()
         .add_service(service)
         .serve_with_incoming(UnixListenerStream::new(listener));
-    tokio::select! {
-        result = server => result.context("the socket is closed")?,
+    let departure = tokio::select! {
+        result = server => return result.map(|()| ExitCode::FAILURE).context("the socket is closed"),
         _ = keeper => anyhow::bail!("the thread of the packets has ended"),
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    // Left behind, it is replaced at the next start.
-    let _ = std::fs::remove_file(&args.socket);
-    hot.order(hot::Order::Stop);
+        departure = stop => departure,
+    };
+    let leaving = departure == Departure::Leaving;
+    hot.order(hot::Order::Stop { leaving });
     thread
         .join()
         .map_err(|_| anyhow::anyhow!("the thread of the packets has panicked"))?;
-    tracing::info!("stopped; the other sides were told AdminDown");
-    Ok(())
+    if departure == Departure::Again {
+        tracing::info!(program = %program.display(), "another process takes our place");
+        // Returns only if it cannot be started.
+        let error = Command::new(&program)
+            .args(std::env::args_os().skip(1))
+            .exec();
+        return Err(error).with_context(|| format!("cannot start {}", program.display()));
+    }
+    // Left behind, it is replaced at the next start.
+    let _ = std::fs::remove_file(&args.socket);
+    if leaving {
+        place.forget();
+        tracing::info!("stopped; the other sides were told AdminDown");
+        return Ok(ExitCode::from(LEFT));
+    }
+    tracing::info!("stopped; the next process goes on with the sessions");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for a signal that ends us.
+fn stop_signal(on_stop: Departure) -> anyhow::Result<impl Future<Output = Departure>> {
+    let wait = |kind, name| signal(kind).with_context(|| format!("cannot wait for {name}"));
+    let mut terminate = wait(SignalKind::terminate(), "SIGTERM")?;
+    let mut interrupt = wait(SignalKind::interrupt(), "SIGINT")?;
+    let mut hang_up = wait(SignalKind::hangup(), "SIGHUP")?;
+    let mut user = wait(SignalKind::user_defined1(), "SIGUSR1")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => on_stop,
+            _ = interrupt.recv() => on_stop,
+            _ = hang_up.recv() => Departure::Again,
+            _ = user.recv() => Departure::Leaving,
+        }
+    })
 }
 
 /// To standard error; `RUST_LOG` chooses what.

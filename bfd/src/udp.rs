@@ -177,15 +177,36 @@ fn no_such_family(error: &io::Error) -> bool {
 #[derive(Debug)]
 pub(crate) struct Sender {
     key: SessionKey,
+    /// Its source port, so that it has the same one again. 0: none yet.
+    port: u16,
     state: Result<Socket, (Instant, io::Error)>,
 }
 
 impl Sender {
-    pub(crate) fn open(now: Instant, key: SessionKey) -> Sender {
-        Sender {
+    /// `port`: the one that it had before, 0 when there was none.
+    pub(crate) fn open(now: Instant, key: SessionKey, port: u16) -> Sender {
+        let mut sender = Sender {
             key,
-            state: open(key).map_err(|error| (now, error)),
-        }
+            port,
+            state: Err((now, io::ErrorKind::NotConnected.into())),
+        };
+        sender.open_again(now);
+        sender
+    }
+
+    fn open_again(&mut self, now: Instant) {
+        self.state = match open(self.key, self.port) {
+            Ok((socket, port)) => {
+                self.port = port;
+                Ok(socket)
+            }
+            Err(error) => Err((now, error)),
+        };
+    }
+
+    /// The source port of what is sent; RFC 5881 §4: the same for all packets of a session.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Sends a packet; one that cannot be sent is lost, as packets are.
@@ -194,7 +215,7 @@ impl Sender {
             return;
         }
         if self.state.is_err() {
-            self.state = open(self.key).map_err(|error| (now, error));
+            self.open_again(now);
         }
         let Ok(socket) = &self.state else { return };
         let sent = match socket.send(packet) {
@@ -226,7 +247,8 @@ impl Sender {
     }
 }
 
-fn open(key: SessionKey) -> io::Result<Socket> {
+/// A socket, and the port it sends from: `port` if that can be had.
+fn open(key: SessionKey, port_before: u16) -> io::Result<(Socket, u16)> {
     let remote = SocketAddr::new(key.remote, port(key.hops));
     let any = match key.remote {
         IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
@@ -249,12 +271,14 @@ fn open(key: SessionKey) -> io::Result<Socket> {
         }
     }
     let mut taken = io::Error::from(io::ErrorKind::AddrInUse);
-    for _ in 0..ATTEMPTS {
-        let local = SocketAddr::new(key.local.unwrap_or(any), rand::random_range(SOURCE_PORTS));
+    let before = SOURCE_PORTS.contains(&port_before).then_some(port_before);
+    let others = std::iter::repeat_with(|| rand::random_range(SOURCE_PORTS));
+    for port in before.into_iter().chain(others).take(ATTEMPTS) {
+        let local = SocketAddr::new(key.local.unwrap_or(any), port);
         match socket.bind(&local.into()) {
             Ok(()) => {
                 socket.connect(&remote.into())?;
-                return Ok(socket);
+                return Ok((socket, port));
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => taken = error,
             Err(error) => return Err(error),
@@ -274,13 +298,17 @@ mod tests {
             local: Some([127, 0, 0, 2].into()),
             hops: Hops::Single,
         };
-        let socket = open(key).unwrap();
+        let (socket, port) = open(key, 0).unwrap();
         let local = socket.local_addr().unwrap().as_socket().unwrap();
         assert_eq!(local.ip(), key.local.unwrap());
-        assert!(SOURCE_PORTS.contains(&local.port()));
+        assert!(SOURCE_PORTS.contains(&port) && local.port() == port);
         let remote = socket.peer_addr().unwrap().as_socket().unwrap();
         assert_eq!(remote, SocketAddr::new(key.remote, 3784));
         assert_eq!(socket.ttl_v4().unwrap(), 255);
+        let (_, other) = open(key, port).unwrap();
+        assert_ne!(other, port, "it is taken");
+        drop(socket);
+        assert_eq!(open(key, port).unwrap().1, port);
     }
 
     #[test]
@@ -291,7 +319,7 @@ mod tests {
             local: Some([192, 0, 2, 77].into()),
             hops: Hops::Multi,
         };
-        let mut sender = Sender::open(now, key);
+        let mut sender = Sender::open(now, key, 0);
         let error = sender.error().unwrap();
         assert!(error.contains("from 192.0.2.77 to 127.0.0.1"), "{error}");
         sender.key.local = None; // the address is there now

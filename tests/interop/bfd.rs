@@ -1,6 +1,7 @@
 //! `routeshare-bfd` against itself, FRR's bfdd and BIRD, over real sockets.
 
 mod client;
+mod restart;
 mod with_bgp;
 
 use std::collections::BTreeSet;
@@ -108,7 +109,7 @@ fn sessions_outlive_their_subscriber_and_end_with_the_grace_time() {
 }
 
 #[test]
-fn a_stop_is_no_failure_to_the_other_side_and_a_kill_is_one() {
+fn leaving_for_good_is_no_failure_to_the_other_side_and_not_coming_back_is_one() {
     let lab = Lab::new().unwrap();
     let (left, right) = pair(&lab);
     let mut b = Bfd::start(&right, lab.directory(), "right");
@@ -118,8 +119,8 @@ fn a_stop_is_no_failure_to_the_other_side_and_a_kill_is_one() {
         a.want(vec![wanted("10.0.0.2", 100)]);
         b.wait_for_change("Up");
         match failed {
-            false => a.stop(),
-            true => a.kill(),
+            false => a.leave_for_good(),
+            true => a.stop(),
         }
         assert_eq!(b.wait_for_change("Down").failed, failed);
     }

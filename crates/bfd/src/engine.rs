@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::auth::{AuthFault, Key};
 use crate::due::Due;
+use crate::memory::Memory;
 use crate::packet::{Diagnostic, Malformed, Packet, State, Wire};
 use crate::session::{Counts, Session, splitmix};
 
@@ -113,6 +114,11 @@ pub enum Output {
     },
     /// A session's state is another.
     Changed(Change),
+    /// What [`Engine::memory`] says of this session is to be written down, for the next process.
+    Remember {
+        /// Its number.
+        session: SessionId,
+    },
 }
 
 /// A change of state.
@@ -205,6 +211,10 @@ pub struct Engine {
     due: Due,
     /// Sessions with a packet to send.
     ready: VecDeque<u32>,
+    /// Sessions to be remembered anew.
+    touched: VecDeque<u32>,
+    /// Of another process's sessions, until the first configuration.
+    memories: HashMap<SessionKey, Memory>,
     outputs: VecDeque<Output>,
     control_plane_independent: bool,
     random: u64,
@@ -222,10 +232,23 @@ impl Engine {
             by_discriminator: HashMap::new(),
             due: Due::default(),
             ready: VecDeque::new(),
+            touched: VecDeque::new(),
+            memories: HashMap::new(),
             outputs: VecDeque::new(),
             control_plane_independent,
             random: seed,
         }
+    }
+
+    /// What another process, which this one takes the place of, wrote down of its sessions. Those of
+    /// them that the first configuration wants go on.
+    pub fn recall(&mut self, memories: impl IntoIterator<Item = Memory>) {
+        self.memories = memories.into_iter().map(|it| (it.key, it)).collect();
+    }
+
+    /// What the next process has to know of a session; `None`: nothing, it has gone or is about to.
+    pub fn memory(&self, session: SessionId) -> Option<Memory> {
+        self.slots.get(session.0 as usize)?.as_ref()?.memory()
     }
 
     /// The sessions wanted, all of them. Those that are there already are changed without being
@@ -255,6 +278,7 @@ impl Engine {
                 }
             });
         }
+        self.memories = HashMap::new();
     }
 
     /// A datagram arrived.
@@ -330,13 +354,19 @@ impl Engine {
             if let Some(session) = &mut self.slots[slot as usize] {
                 if let Some(packet) = session.transmit() {
                     let session = SessionId(slot);
+                    self.touch(slot);
                     return Some(Output::Send { session, packet });
                 }
                 session.queued = false;
             }
             self.ready.pop_front();
         }
-        None
+        let slot = self.touched.pop_front()?;
+        if let Some(session) = &mut self.slots[slot as usize] {
+            session.touched = false;
+        }
+        let session = SessionId(slot);
+        Some(Output::Remember { session })
     }
 
     /// Every session but those being taken away.
@@ -358,23 +388,42 @@ impl Engine {
         });
         // Everything that packets and timers need is there before the first of them.
         self.due.reserve(self.slots.len());
-        let queued = self.ready.len();
-        self.ready.reserve(self.slots.len().saturating_sub(queued));
-        let discriminator = loop {
-            let random = splitmix(&mut self.random) as u32;
-            if random != 0 && !self.by_discriminator.contains_key(&random) {
-                break random;
-            }
-        };
+        for queue in [&mut self.ready, &mut self.touched] {
+            queue.reserve(self.slots.len().saturating_sub(queue.len()));
+        }
         let (key, seed) = (config.key_of, splitmix(&mut self.random));
         let independent = self.control_plane_independent;
-        let session = Session::new(now, config, discriminator, independent, seed);
+        let memory = self.memories.remove(&key);
+        let memory = memory.filter(|it| !self.is_taken(it.discriminator));
+        let session = match memory {
+            Some(memory) => Session::recalled(now, config, &memory, independent, seed),
+            None => {
+                let discriminator = self.free_discriminator();
+                Session::new(now, config, discriminator, independent, seed)
+            }
+        };
+        let discriminator = session.discriminator;
         self.slots[slot as usize] = Some(session);
         self.by_key.insert(key, slot);
         self.by_discriminator.insert(discriminator, slot);
         let session = SessionId(slot);
         self.outputs.push_back(Output::Open { session, key });
         self.with(slot, |_| {});
+    }
+
+    fn is_taken(&self, discriminator: u32) -> bool {
+        discriminator == 0 || self.by_discriminator.contains_key(&discriminator)
+    }
+
+    /// One that no session has, also none of those remembered.
+    fn free_discriminator(&mut self) -> u32 {
+        loop {
+            let random = splitmix(&mut self.random) as u32;
+            let mut memories = self.memories.values();
+            if !self.is_taken(random) && memories.all(|it| it.discriminator != random) {
+                return random;
+            }
+        }
     }
 
     fn close(&mut self, slot: u32) {
@@ -385,9 +434,19 @@ impl Engine {
         self.by_key.remove(&session.config.key_of);
         self.by_discriminator.remove(&session.discriminator);
         self.ready.retain(|other| *other != slot);
+        self.touched.retain(|other| *other != slot);
         self.free.push(slot);
         let session = SessionId(slot);
         self.outputs.push_back(Output::Close { session });
+    }
+
+    fn touch(&mut self, slot: u32) {
+        if let Some(session) = &mut self.slots[slot as usize]
+            && !session.touched
+        {
+            session.touched = true;
+            self.touched.push_back(slot);
+        }
     }
 
     /// Calls `work` on a session, and sees to what follows from it.
@@ -398,6 +457,10 @@ impl Engine {
         let from = session.state;
         work(session);
         self.due.set(slot, session.deadline());
+        if !session.touched {
+            session.touched = true;
+            self.touched.push_back(slot);
+        }
         if session.wants_to_send() && !session.queued {
             session.queued = true;
             self.ready.push_back(slot);

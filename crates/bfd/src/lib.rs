@@ -9,6 +9,7 @@
 //! - `session`: one session's states, timers and negotiation;
 //! - [`packet`]: the Control packet's wire form;
 //! - [`auth`]: keyed SHA-1;
+//! - [`memory`]: what the next process needs to go on with a session;
 //! - `due`: deadlines, ordered without allocation.
 //!
 //! | RFC | what of it |
@@ -31,6 +32,7 @@
 pub mod auth;
 mod due;
 pub mod engine;
+pub mod memory;
 pub mod packet;
 mod session;
 
@@ -38,5 +40,6 @@ pub use auth::{AuthKind, Key};
 pub use engine::{
     Change, Datagram, Discard, Engine, Hops, Output, SessionConfig, SessionId, SessionKey, Status,
 };
+pub use memory::Memory;
 pub use packet::{Diagnostic, Packet, State, Wire};
 pub use session::Counts;

@@ -31,7 +31,7 @@ impl State {
         }
     }
 
-    fn of(bits: u8) -> State {
+    pub(crate) fn of(bits: u8) -> State {
         match bits & 3 {
             0 => State::AdminDown,
             1 => State::Down,

@@ -8,6 +8,7 @@
 use std::time::{Duration, Instant};
 
 use crate::engine::{Discard, SessionConfig};
+use crate::memory::Memory;
 use crate::packet::{AuthSection, Diagnostic, Packet, State, Wire};
 
 /// A session that is not Up sends no faster, in microseconds. RFC 5880 §6.8.3.
@@ -24,22 +25,24 @@ pub struct Counts {
     pub discarded: u64,
     /// How often the session came Up.
     pub ups: u64,
+    /// How often it left Up, whatever the reason.
+    pub downs: u64,
 }
 
 /// What the other side said last.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Remote {
     /// bfd.RemoteDiscr; 0: not known.
     pub(crate) discriminator: u32,
     /// bfd.RemoteSessionState.
     pub(crate) state: State,
     /// Desired Min TX Interval, microseconds.
-    min_tx: u32,
+    pub(crate) min_tx: u32,
     /// bfd.RemoteMinRxInterval, microseconds; 0: it wants no periodic packets.
-    min_rx: u32,
-    detect_mult: u8,
+    pub(crate) min_rx: u32,
+    pub(crate) detect_mult: u8,
     /// bfd.RemoteDemandMode.
-    demand: bool,
+    pub(crate) demand: bool,
     /// Its C bit.
     pub(crate) control_plane_independent: bool,
     /// Its diagnostic.
@@ -87,6 +90,8 @@ pub(crate) struct Session {
     pub(crate) leaves_at: Option<Instant>,
     /// Whether the engine has it in its queue of sessions with something to send.
     pub(crate) queued: bool,
+    /// Whether it is in the queue of those to be remembered.
+    pub(crate) touched: bool,
     /// C bit of what we send.
     independent: bool,
     /// bfd.DesiredMinTxInterval as we tell it, and as we go by until a Poll Sequence ends.
@@ -131,6 +136,7 @@ impl Session {
             last_discard: None,
             leaves_at: None,
             queued: false,
+            touched: false,
             independent,
             desired_min_tx: SLOW.max(config.min_tx_micros()),
             tx_in_use: SLOW.max(config.min_tx_micros()),
@@ -154,6 +160,67 @@ impl Session {
         }
         session.pace(now);
         session
+    }
+
+    /// As [`Self::new`], in the place of a process that had this session before. If that one was
+    /// heard so lately that the other side cannot have missed it, the session goes on in Up; else
+    /// it begins anew, but with its name and sequence numbers: those the other side may remember.
+    pub(crate) fn recalled(
+        now: Instant,
+        config: SessionConfig,
+        memory: &Memory,
+        independent: bool,
+        seed: u64,
+    ) -> Session {
+        let mut session = Session::new(now, config, memory.discriminator, independent, seed);
+        session.counts = memory.counts;
+        // The last packet may have gone out without being remembered.
+        session.sent_sequence = memory.sent_sequence.wrapping_add(1);
+        let noticed = memory.noticed_at() <= now;
+        if noticed || memory.state != State::Up || session.state == State::AdminDown {
+            return session;
+        }
+        session.state = State::Up;
+        session.since = memory.since;
+        session.diagnostic = memory.diagnostic;
+        session.remote = memory.remote;
+        session.desired_min_tx = memory.desired_min_tx;
+        session.required_min_rx = memory.required_min_rx;
+        session.tx_in_use = memory.tx_in_use;
+        session.rx_in_use = memory.rx_in_use;
+        if memory.polling {
+            session.poll = Poll::Active { again: false };
+        }
+        session.received_sequence = memory.received_sequence;
+        // What the other side sent in between nobody could hear: its silence begins now.
+        session.last_rx = Some(now);
+        session.detect_at = Some(now + session.detection_time());
+        session.negotiate();
+        session.pace(now);
+        session
+    }
+
+    /// What the next process has to know; `None` while the session is being taken away.
+    pub(crate) fn memory(&self) -> Option<Memory> {
+        self.leaves_at.is_none().then(|| Memory {
+            key: self.config.key_of,
+            discriminator: self.discriminator,
+            state: self.state,
+            diagnostic: self.diagnostic,
+            since: self.since,
+            remote: self.remote,
+            detect_mult: self.config.detect_mult.max(1),
+            desired_min_tx: self.desired_min_tx,
+            required_min_rx: self.required_min_rx,
+            tx_in_use: self.tx_in_use,
+            rx_in_use: self.rx_in_use,
+            polling: self.poll != Poll::Idle,
+            sent_sequence: self.sent_sequence,
+            received_sequence: self.received_sequence,
+            last_tx: self.last_tx,
+            last_rx: self.last_rx,
+            counts: self.counts,
+        })
     }
 
     /// Puts another configuration of the same session in force, without taking it down.
@@ -328,6 +395,9 @@ impl Session {
     }
 
     fn enter(&mut self, now: Instant, state: State, diagnostic: Diagnostic) {
+        if self.state == State::Up && state != State::Up {
+            self.counts.downs += 1;
+        }
         self.state = state;
         self.diagnostic = diagnostic;
         self.since = now;

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use hyper_util::rt::TokioIo;
 use lab::{Daemon, Namespace, program, try_wait_for, wait_for};
+use nix::sys::signal::Signal;
 use pb::bfd_service_client::BfdServiceClient;
 pub(crate) use proto::bfd::v1 as pb;
 use tokio::runtime::Runtime;
@@ -124,12 +126,7 @@ impl Bfd {
     }
 
     pub(crate) fn answer(&self) -> pb::ListSessionsResponse {
-        let list = async {
-            let mut client = connect(&self.socket).await?;
-            let answer = client.list_sessions(pb::ListSessionsRequest {}).await?;
-            anyhow::Ok(answer.into_inner())
-        };
-        self.runtime.block_on(list).unwrap()
+        self.runtime.block_on(list(&self.socket)).unwrap()
     }
 
     pub(crate) fn list(&self) -> Vec<pb::Session> {
@@ -176,12 +173,61 @@ impl Bfd {
         limited.unwrap_or_else(|_| panic!("no change to {state}\n{}", self.daemon.log_tail()))
     }
 
+    /// The session with `remote` as the subscriber is told of it next, among all sessions.
+    pub(crate) fn told(&mut self, remote: &str) -> pb::Session {
+        let (_, events) = self.stream.as_mut().unwrap();
+        let next = async {
+            loop {
+                let event = events.message().await.unwrap().unwrap();
+                let mut sessions = event.sessions.into_iter();
+                let found = sessions.find(|it| it.remote == remote);
+                if let Some(found) = found.filter(|_| event.whole) {
+                    return found;
+                }
+            }
+        };
+        let limited = self
+            .runtime
+            .block_on(async { tokio::time::timeout(SOON, next).await });
+        limited.unwrap_or_else(|_| panic!("not told\n{}", self.daemon.log_tail()))
+    }
+
+    /// Stops it with the intention that another one goes on.
     pub(crate) fn stop(&mut self) {
         self.daemon.stop().unwrap();
     }
 
     pub(crate) fn kill(&mut self) {
         self.daemon.kill().unwrap();
+    }
+
+    /// Stops it for good: the other sides are told AdminDown.
+    pub(crate) fn leave_for_good(&mut self) {
+        self.daemon.signal(Signal::SIGUSR1).unwrap();
+        wait_for("routeshare-bfd to be gone", SOON, || {
+            let gone = self.daemon.check().err().context("still there")?;
+            anyhow::ensure!(gone.to_string().contains("exit code 100"), "{gone}");
+            Ok(())
+        });
+    }
+
+    /// Another process of the program takes its place, without a stop in between.
+    pub(crate) fn replace(&mut self) {
+        let before = self.answer().started_ms;
+        self.daemon.signal(Signal::SIGHUP).unwrap();
+        self.stream = None;
+        wait_for("another process to answer", SOON, || {
+            let answer = self.runtime.block_on(list(&self.socket))?;
+            anyhow::ensure!(answer.started_ms != before, "still the one before");
+            Ok(())
+        });
+    }
+
+    /// For how long no process sent anything before this one, in milliseconds, as it logged it.
+    pub(crate) fn silent_millis(&self) -> Option<u64> {
+        let log = self.daemon.log_tail();
+        let (_, rest) = log.rsplit_once("silent_millis=")?;
+        rest.split_whitespace().next()?.parse().ok()
     }
 
     /// Processor time used until now.
@@ -198,6 +244,12 @@ impl Bfd {
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         ticks as f64 / 100.0
     }
+}
+
+async fn list(socket: &Path) -> anyhow::Result<pb::ListSessionsResponse> {
+    let mut client = connect(socket).await?;
+    let answer = client.list_sessions(pb::ListSessionsRequest {}).await?;
+    Ok(answer.into_inner())
 }
 
 async fn connect(socket: &Path) -> anyhow::Result<BfdServiceClient<Channel>> {
