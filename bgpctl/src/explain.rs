@@ -114,10 +114,14 @@ fn print_candidate(
     };
     writeln!(
         writer,
-        "  {} {from}, {} old: {}{}",
+        "  {} {from}, {} old: {}{}{}",
         output.paint(style, mark),
         age(route.since_ms, now()),
         output.paint(style, &outcome(candidate)),
+        match route.backup {
+            true => output.paint(GOOD, ", kept ready as backup"),
+            false => String::new(),
+        },
         match route.stale {
             true => output.paint(SOON, ", stale (kept from a session that was lost)"),
             false => String::new(),

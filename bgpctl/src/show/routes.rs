@@ -243,6 +243,7 @@ fn state(route: &Route) -> Cell {
         (true, _, _) => Cell::styled(GOOD, "best"),
         (_, true, _) => Cell::styled(GOOD, "multipath"),
         (_, _, "") => Cell::default(),
+        (_, _, reason) if route.backup => Cell::styled(SOON, format!("backup; {reason}")),
         (_, _, reason) => Cell::styled(SOON, reason),
     }
 }

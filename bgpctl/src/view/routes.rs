@@ -17,6 +17,7 @@ pub(crate) struct Route {
     attributes: Attributes,
     best: bool,
     multipath: bool,
+    backup: bool,
     stale: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Text,
@@ -37,6 +38,7 @@ impl From<&speaker::Route> for Route {
             attributes: Attributes::from(&route.attributes.clone().unwrap_or_default()),
             best: route.best,
             multipath: route.multipath,
+            backup: route.backup,
             stale: route.stale,
             reason: some(&route.reason),
             kernel: some(&route.kernel),

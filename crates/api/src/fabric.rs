@@ -154,6 +154,8 @@ pub struct DecisionSpec {
     pub max_paths: Number<u16, 1, 256>,
     /// Use equal routes of different neighbour ASes together.
     pub multipath_different_as: bool,
+    /// Where packets have one next hop only, keep that of the second best route ready in the kernel.
+    pub backup_paths: bool,
 }
 
 impl Default for DecisionSpec {
@@ -164,6 +166,7 @@ impl Default for DecisionSpec {
             compare_router_id: true,
             max_paths: Number::new(8).expect("8 is between 1 and 256"),
             multipath_different_as: true,
+            backup_paths: false,
         }
     }
 }

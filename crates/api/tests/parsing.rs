@@ -134,6 +134,7 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(fabric.listen_port.get(), 179);
     assert_eq!(fabric.subnet_grace_seconds.get(), 3600);
     assert_eq!(fabric.decision.max_paths.get(), 8);
+    assert!(!fabric.decision.backup_paths);
     assert_eq!(fabric.kernel.table.get(), 254);
     assert_eq!(fabric.kernel.protocol.get(), 149);
     assert_eq!(fabric.kernel.metric.get(), 512);

@@ -354,6 +354,8 @@ pub struct DecisionConfig {
     pub max_paths: u16,
     /// Use equal routes of different neighbour ASes together.
     pub multipath_different_as: bool,
+    /// Where packets have one next hop only, keep that of the second best route ready for them.
+    pub backup_paths: bool,
 }
 
 impl Default for DecisionConfig {
@@ -364,6 +366,7 @@ impl Default for DecisionConfig {
             compare_router_id: true,
             max_paths: 8,
             multipath_different_as: true,
+            backup_paths: false,
         }
     }
 }

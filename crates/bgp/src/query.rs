@@ -293,6 +293,8 @@ pub struct RouteRow {
     pub best: bool,
     /// It is used together with the best route.
     pub multipath: bool,
+    /// Its next hop is kept ready for when packets cannot go to that of the best any more.
+    pub backup: bool,
     /// Why it is not used; `None` when it is.
     pub reason: Option<Reason>,
     /// It is kept from a session that was lost, and has not been repeated. RFC 4724 §4.2.

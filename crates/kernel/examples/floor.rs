@@ -32,8 +32,8 @@ fn main() {
     for id in [1, 2] {
         add_gateway(&mut requests, id);
     }
-    requests.add_group(OWNER.protocol, 11, &[1]);
-    requests.add_group(OWNER.protocol, 12, &[1, 2]);
+    requests.add_group(OWNER.protocol, 11, &[1].into_iter().collect());
+    requests.add_group(OWNER.protocol, 12, &[1, 2].into_iter().collect());
     carry_out(&mut netlink, &mut requests);
 
     for round in 1..=3 {
@@ -46,10 +46,10 @@ fn main() {
         report("remove", routes, remove(&mut netlink, routes));
         report("group of 2", routes, add(&mut netlink, routes, 12));
 
-        requests.replace_group(OWNER.protocol, 12, &[1]);
+        requests.replace_group(OWNER.protocol, 12, &[1].into_iter().collect());
         let took = measure(|| carry_out(&mut netlink, &mut requests));
         report("replace the group of all", routes, took);
-        requests.replace_group(OWNER.protocol, 12, &[1, 2]);
+        requests.replace_group(OWNER.protocol, 12, &[1, 2].into_iter().collect());
         carry_out(&mut netlink, &mut requests);
         requests.remove_next_hop(2);
         let took = measure(|| carry_out(&mut netlink, &mut requests));
@@ -58,7 +58,7 @@ fn main() {
         let took = change(&mut netlink, routes, 12, 11);
         report("move all to another group", routes, took);
         add_gateway(&mut requests, 2);
-        requests.replace_group(OWNER.protocol, 12, &[1, 2]);
+        requests.replace_group(OWNER.protocol, 12, &[1, 2].into_iter().collect());
         carry_out(&mut netlink, &mut requests);
         report("remove", routes, remove(&mut netlink, routes));
     }

@@ -25,6 +25,6 @@ pub mod socket;
 pub use link::{Link, Links, LinksError};
 pub use message::Requests;
 pub use monitor::{Event, Monitor};
-pub use nexthop::{NextHop, NextHopKind};
+pub use nexthop::{Group, NextHop, NextHopKind};
 pub use route::{Destination, Path, Route, RouteKind, Target};
 pub use socket::{Failure, Netlink, NetlinkError};

@@ -102,6 +102,15 @@ impl Requests {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
+    /// An attribute that holds others.
+    pub(crate) fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Requests)) {
+        let start = self.bytes.len();
+        self.attribute(kind, &[]);
+        fill(self);
+        let length = (self.bytes.len() - start) as u16;
+        self.bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+    }
+
     pub(crate) fn attribute_u32(&mut self, kind: u16, value: u32) {
         self.attribute(kind, &value.to_ne_bytes());
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::message::{
     CREATE, DUMP, EXCLUSIVE, Message, REPLACE, Requests, address, address_family, attributes,
-    u32_at,
+    u16_at, u32_at,
 };
 use crate::route::{NEXT_HOP_ON_LINK as ON_LINK, Path};
 
@@ -17,10 +17,24 @@ const GET: u16 = 106;
 const BODY: usize = 8;
 const NHA_ID: u16 = 1;
 const NHA_GROUP: u16 = 2;
+const NHA_GROUP_TYPE: u16 = 3;
 const NHA_OIF: u16 = 5;
 const NHA_GATEWAY: u16 = 6;
+const NHA_RES_GROUP: u16 = 12 | libc::NLA_F_NESTED as u16;
+const NHA_RES_GROUP_BUCKETS: u16 = 1;
+const NHA_RES_GROUP_IDLE_TIMER: u16 = 2;
+const NHA_RES_GROUP_UNBALANCED_TIMER: u16 = 3;
+/// `NEXTHOP_GRP_TYPE_RES`.
+const RESILIENT: u16 = 1;
 /// Bytes of `struct nexthop_grp`: id (4), weight less one, reserved (3).
 const MEMBER: usize = 8;
+/// Buckets of a group with backups, and the weight less one of what is no backup. A backup's weight
+/// is one: with these numbers it gets no bucket, so no packet, while anything else is in the group,
+/// and all of them as soon as nothing else is; the kernel sees to that by itself.
+const BUCKETS: u16 = 32;
+const MEMBER_WEIGHT: u8 = 254;
+/// More would be so many that they get a bucket.
+const MOST_BACKUPS: usize = 3;
 
 /// A nexthop object as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,10 +52,32 @@ pub struct NextHop {
 pub enum NextHopKind {
     /// One way out.
     Path(Path),
-    /// Several objects used together; ids in the kernel's order.
-    Group(Vec<u32>),
+    /// Several objects used together.
+    Group(Group),
     /// Blackhole, bridge entry: nothing that we make.
     Other,
+}
+
+/// Several objects used together, by their ids, in the kernel's order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Group {
+    /// Used together, each as much as the other.
+    pub members: Vec<u32>,
+    /// Used as soon as none of `members` is in the group any more, for whatever reason; at most
+    /// three count.
+    pub backups: Vec<u32>,
+    /// It may have backups. That cannot be changed afterwards, and needs Linux 5.13.
+    pub has_backups: bool,
+}
+
+/// Members only.
+impl FromIterator<u32> for Group {
+    fn from_iter<T: IntoIterator<Item = u32>>(members: T) -> Group {
+        Group {
+            members: members.into_iter().collect(),
+            ..Group::default()
+        }
+    }
 }
 
 impl NextHop {
@@ -49,15 +85,14 @@ impl NextHop {
         let protocol = *message.body.get(2)?;
         let flags = u32_at(message.body, 4)?;
         let (mut id, mut interface, mut gateway, mut group) = (None, None, None, None);
+        let mut kind_of_group = 0;
         for (kind, value) in attributes(message.body, BODY) {
             match kind {
                 NHA_ID => id = u32_at(value, 0),
                 NHA_OIF => interface = u32_at(value, 0),
                 NHA_GATEWAY => gateway = address(value),
-                NHA_GROUP => {
-                    let members = value.chunks_exact(MEMBER);
-                    group = Some(members.filter_map(|member| u32_at(member, 0)).collect());
-                }
+                NHA_GROUP => group = Some(value),
+                NHA_GROUP_TYPE => kind_of_group = u16_at(value, 0)?,
                 _ => {}
             }
         }
@@ -65,7 +100,9 @@ impl NextHop {
             id: id?,
             protocol,
             kind: match (group, interface) {
-                (Some(members), _) => NextHopKind::Group(members),
+                (Some(members), _) => {
+                    NextHopKind::Group(Group::read(members, kind_of_group == RESILIENT))
+                }
                 (None, Some(interface)) => NextHopKind::Path(Path {
                     gateway,
                     interface,
@@ -74,6 +111,24 @@ impl NextHop {
                 (None, None) => NextHopKind::Other,
             },
         })
+    }
+}
+
+impl Group {
+    fn read(members: &[u8], has_backups: bool) -> Group {
+        let mut group = Group {
+            has_backups,
+            ..Group::default()
+        };
+        for member in members.chunks_exact(MEMBER) {
+            if let Some(id) = u32_at(member, 0) {
+                match has_backups && member[4] == 0 {
+                    true => group.backups.push(id),
+                    false => group.members.push(id),
+                }
+            }
+        }
+        group
     }
 }
 
@@ -90,27 +145,38 @@ impl Requests {
         self.end();
     }
 
-    /// A new group of objects, each with the same weight. Fails with `EEXIST` when the id is taken,
-    /// by whomever.
-    pub fn add_group(&mut self, protocol: u8, id: u32, members: &[u32]) {
-        self.write_group(CREATE | EXCLUSIVE, protocol, id, members);
+    /// A new group of objects. Fails with `EEXIST` when the id is taken, by whomever.
+    pub fn add_group(&mut self, protocol: u8, id: u32, group: &Group) {
+        self.write_group(CREATE | EXCLUSIVE, protocol, id, group);
     }
 
     /// Other members for a group of ours; every route that points at it follows at once.
-    pub fn replace_group(&mut self, protocol: u8, id: u32, members: &[u32]) {
-        self.write_group(REPLACE, protocol, id, members);
+    pub fn replace_group(&mut self, protocol: u8, id: u32, group: &Group) {
+        self.write_group(REPLACE, protocol, id, group);
     }
 
-    fn write_group(&mut self, flags: u16, protocol: u8, id: u32, members: &[u32]) {
+    fn write_group(&mut self, flags: u16, protocol: u8, id: u32, group: &Group) {
         self.begin(NEW, flags);
         self.next_hop_body(libc::AF_UNSPEC as u8, protocol, 0);
         self.attribute_u32(NHA_ID, id);
-        let mut group = Vec::with_capacity(members.len() * MEMBER);
-        for member in members {
-            group.extend_from_slice(&member.to_ne_bytes());
-            group.extend_from_slice(&[0; 4]);
+        let weight = if group.has_backups { MEMBER_WEIGHT } else { 0 };
+        let members = group.members.iter().map(|id| (id, weight));
+        let backups = group.backups.iter().take(MOST_BACKUPS).map(|id| (id, 0));
+        let mut list = Vec::new();
+        for (id, weight) in members.chain(backups) {
+            list.extend_from_slice(&id.to_ne_bytes());
+            list.extend_from_slice(&[weight, 0, 0, 0]);
         }
-        self.attribute(NHA_GROUP, &group);
+        self.attribute(NHA_GROUP, &list);
+        if group.has_backups {
+            self.attribute(NHA_GROUP_TYPE, &RESILIENT.to_ne_bytes());
+            // A bucket moves as soon as it is another's, not only when it is idle for a while.
+            self.nested(NHA_RES_GROUP, |it| {
+                it.attribute(NHA_RES_GROUP_BUCKETS, &BUCKETS.to_ne_bytes());
+                it.attribute_u32(NHA_RES_GROUP_IDLE_TIMER, 0);
+                it.attribute_u32(NHA_RES_GROUP_UNBALANCED_TIMER, 0);
+            });
+        }
         self.end();
     }
 

@@ -32,6 +32,12 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// The kernel does not know what it was asked for: it is too old for it.
+    pub fn says_unknown_kind(&self) -> bool {
+        let unknown = ["Invalid group type", "Unknown attribute type"];
+        self.errno == libc::EINVAL && unknown.iter().any(|text| self.text.contains(text))
+    }
+
     /// What the kernel said, in words.
     pub fn reason(&self) -> String {
         let error = io::Error::from_raw_os_error(self.errno);

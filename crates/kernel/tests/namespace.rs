@@ -218,8 +218,10 @@ fn a_route_moves_by_appending_the_new_one_and_removing_the_old_one() {
 #[test]
 fn a_member_that_is_removed_leaves_its_groups_and_an_empty_group_takes_its_routes_along() {
     in_namespace(|lab| {
-        lab.requests.add_group(OWNER.protocol, 11, &[1, 2]);
-        lab.requests.add_group(OWNER.protocol, 12, &[2]);
+        lab.requests
+            .add_group(OWNER.protocol, 11, &[1, 2].into_iter().collect());
+        lab.requests
+            .add_group(OWNER.protocol, 12, &[2].into_iter().collect());
         lab.requests
             .add_route(&OWNER, to("10.1.0.0/16"), Target::NextHop(11));
         lab.requests
@@ -232,7 +234,7 @@ fn a_member_that_is_removed_leaves_its_groups_and_an_empty_group_takes_its_route
         assert_eq!(lab.routes(to("10.2.0.0/16")), []);
         let objects = list::next_hops(&mut lab.netlink).unwrap();
         let groups = objects.iter().filter_map(|object| match &object.kind {
-            NextHopKind::Group(members) => Some((object.id, members.as_slice())),
+            NextHopKind::Group(group) => Some((object.id, group.members.as_slice())),
             _ => None,
         });
         assert_eq!(groups.collect::<Vec<_>>(), [(11, &[1][..])]);
@@ -289,7 +291,8 @@ fn the_monitor_hears_what_others_do_and_nothing_of_what_we_do() {
             .add_route(&OWNER, to("10.1.0.0/16"), Target::NextHop(1));
         lab.requests
             .add_route(&OWNER, to("2001:db8:100::/48"), Target::NextHop(3));
-        lab.requests.add_group(OWNER.protocol, 11, &[1]);
+        lab.requests
+            .add_group(OWNER.protocol, 11, &[1].into_iter().collect());
         assert_eq!(lab.carry_out(), []);
         let mut events = Vec::new();
         assert!(

@@ -75,6 +75,7 @@ pub(crate) fn config(
             compare_router_id: fabric.decision.compare_router_id,
             max_paths: fabric.decision.max_paths.get(),
             multipath_different_as: fabric.decision.multipath_different_as,
+            backup_paths: fabric.decision.backup_paths,
         },
         own_subnets: subnets.iter().map(|subnet| subnet.prefix).collect(),
     };

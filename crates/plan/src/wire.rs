@@ -75,6 +75,7 @@ pub fn to_proto(config: &NodeConfig) -> pb::NodeConfig {
             compare_router_id: bgp.decision.compare_router_id,
             max_paths: bgp.decision.max_paths.into(),
             multipath_different_as: bgp.decision.multipath_different_as,
+            backup_paths: bgp.decision.backup_paths,
         }),
         kernel: Some(pb::Kernel {
             table: config.kernel.table,
@@ -269,6 +270,7 @@ pub fn from_proto(config: pb::NodeConfig) -> Result<NodeConfig, WireError> {
             compare_router_id: decision.compare_router_id,
             max_paths: number("decision.max_paths", decision.max_paths, "1 to 65535")?,
             multipath_different_as: decision.multipath_different_as,
+            backup_paths: decision.backup_paths,
         },
         own_subnets: subnets.iter().map(|subnet| subnet.prefix).collect(),
     };

@@ -493,7 +493,7 @@ fn cluster() -> impl Strategy<Value = Vec<String>> {
         Just("{asn: {value: 64512}, topology: Mesh, timers: {holdSeconds: 0}}"),
         Just("{asn: {perRack: {values: {a: 65201, b: 65202}}}, kernel: {install: false}}"),
         Just("{asn: {perRack: {values: {a: 65201}, range: 65210-65219}}, listenPort: 1790}"),
-        Just("{asn: {perNode: {range: 4200000000-4200000999}}, decision: {maxPaths: 1}}"),
+        Just("{asn: {perNode: {range: 4200000000-4200000999}}, decision: {maxPaths: 1, backupPaths: true}}"),
     ]
     .prop_map(fabric);
     let node = (0_u8..40, "[abc]", any::<bool>(), any::<bool>()).prop_map(|(n, rack, v4, v6)| {

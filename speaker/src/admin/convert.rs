@@ -120,6 +120,7 @@ pub(super) fn route(row: RouteRow, kernel: Option<RouteState>) -> pb::Route {
         attributes: Some(attributes(&row.attributes)),
         best: row.best,
         multipath: row.multipath,
+        backup: row.backup,
         stale: row.stale,
         reason: text(row.reason),
         since_ms: wall_ms_or_0(row.since),

@@ -5,7 +5,6 @@
 //! that come to want B stay where they are, and when A is back it gets the routes that want it
 //! again, in a new group, and no others.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -22,21 +21,19 @@ pub(super) struct Downs {
 }
 
 impl Downs {
-    /// The next hops of a set, but not those that have gone down since it was told, unless that is
-    /// all of them.
-    pub(super) fn left<'a>(&self, set: &'a NextHopSet) -> Cow<'a, [IpAddr]> {
+    /// What a set has become (its next hops and backups) by what has gone down since it was told;
+    /// `None`: it is as it was.
+    pub(super) fn left(&self, set: &NextHopSet) -> Option<(Vec<IpAddr>, Vec<IpAddr>)> {
         if self.last_sets.is_empty() {
-            return Cow::Borrowed(&set.hops);
+            return None;
         }
         let down = |hop: &&IpAddr| {
             let last = self.last_sets.get(*hop);
             last.is_some_and(|last| !is_newer(set.id, *last))
         };
-        let down: Vec<IpAddr> = set.hops.iter().filter(down).copied().collect();
-        match without(&set.hops, &down) {
-            left if left.is_empty() || down.is_empty() => Cow::Borrowed(&set.hops),
-            left => Cow::Owned(left),
-        }
+        let all = set.hops.iter().chain(&set.backups);
+        let down: Vec<IpAddr> = all.filter(down).copied().collect();
+        without((&set.hops, &set.backups), &down)
     }
 
     /// No such set is on its way any more.
@@ -82,8 +79,12 @@ mod tests {
     fn a_set_told_before_loses_what_went_down_and_a_later_one_has_it_again() {
         let mut downs = Downs::default();
         let left = |downs: &Downs, id| {
-            let hops = vec![hop(1), hop(2)];
-            downs.left(&NextHopSet { id, hops }).into_owned()
+            let set = NextHopSet {
+                id,
+                hops: vec![hop(1), hop(2)],
+                backups: Vec::new(),
+            };
+            downs.left(&set).map_or(set.hops, |(hops, _)| hops)
         };
         downs.last_sets.insert(hop(1), 2);
         assert_eq!(left(&downs, u32::MAX), [hop(2)], "numbers go round");
@@ -96,5 +97,18 @@ mod tests {
         assert_eq!(left(&downs, 1), [hop(1)]);
         downs.handed_over(3);
         assert!(downs.last_sets.is_empty());
+    }
+
+    #[test]
+    fn what_a_set_becomes_when_next_hops_are_down() {
+        let [a, b, c] = [hop(1), hop(2), hop(3)];
+        let left =
+            |hops: &[IpAddr], backups: &[IpAddr], down: &[IpAddr]| without((hops, backups), down);
+        assert_eq!(left(&[a, b], &[], &[a]), Some((vec![b], vec![])));
+        assert_eq!(left(&[a, b], &[c], &[a]), Some((vec![b], vec![c])));
+        assert_eq!(left(&[a], &[c], &[a]), Some((vec![c], vec![])));
+        assert_eq!(left(&[a], &[c], &[c]), Some((vec![a], vec![])));
+        assert_eq!(left(&[a], &[c], &[a, c]), None);
+        assert_eq!(left(&[a], &[c], &[b]), None);
     }
 }

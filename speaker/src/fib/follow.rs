@@ -133,10 +133,11 @@ impl Driver {
             if !self.config.install {
                 return;
             }
-            let sets = self.groups.sets();
-            let wanted: Vec<_> = sets
-                .map(|(slot, hops)| (slot, self.paths_of(hops)))
-                .collect();
+            let wanted = self.groups.with_sets().map(|slot| {
+                let (hops, backups) = self.groups.set(slot);
+                (slot, self.ways_out(hops, backups))
+            });
+            let wanted: Vec<_> = wanted.collect();
             let steps = self.groups.plan(&wanted);
             changed |= !steps.is_empty();
             if self.write_objects(&steps) {
@@ -221,6 +222,12 @@ impl Driver {
                 self.refused_paths.insert(*path, failure.reason());
                 self.problems_dirty = true;
             }
+            if let Some(ObjectStep::AddGroup { members, .. }) = step
+                && members.has_backups
+                && failure.says_unknown_kind()
+            {
+                self.groups.without_backups();
+            }
             tracing::warn!(?step, reason = failure.reason(), "nexthop object refused");
         }
         self.suspect |= !self.failures.is_empty();
@@ -246,10 +253,8 @@ impl Driver {
         }
         let steps = self.groups.plan_removal(!self.swept);
         self.write_objects(&steps);
-        for hops in self.groups.forget_unused() {
-            for hop in hops {
-                self.hops.release(hop);
-            }
+        for hop in self.groups.forget_unused() {
+            self.hops.release(hop);
         }
         self.last_set = None;
         true

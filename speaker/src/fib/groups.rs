@@ -9,13 +9,18 @@
 //! announce each of its routes, which takes time in proportion to their number, and a removed
 //! member does not.
 //!
+//! A set with backups has them as further members, in a kind of group that gives them no packet while
+//! another member is left ([`kernel::Group`]). So the kernel goes over to them by itself when a link
+//! goes down, and when we remove the object of the way out, of all groups at once.
+//!
 //! Ids: the protocol number in the highest eight bits, so that two speakers in one namespace do not
 //! meet; the kind in the next two.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use kernel::{NextHop, NextHopKind, Path};
+use kernel::{Group as Members, NextHop, NextHopKind, Path};
 
 use super::table::Slot;
 
@@ -33,13 +38,15 @@ enum Kind {
 const KIND_SHIFT: u32 = 22;
 const PROTOCOL_SHIFT: u32 = 24;
 const NUMBERS: u32 = 1 << KIND_SHIFT;
+/// The kernel's side takes no more.
+const MOST_BACKUPS: usize = 3;
 
 /// Something to be done to nexthop objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ObjectStep {
     AddPath { id: u32, path: Path },
-    AddGroup { id: u32, members: Vec<u32> },
-    ReplaceGroup { id: u32, members: Vec<u32> },
+    AddGroup { id: u32, members: Members },
+    ReplaceGroup { id: u32, members: Members },
     Remove { id: u32 },
 }
 
@@ -49,9 +56,44 @@ pub(super) struct Objects {
     paths: BTreeMap<u32, Path>,
     /// The other way round, by kind; of several equal ones, one.
     by_path: BTreeMap<(u32, Path), u32>,
-    groups: BTreeMap<u32, Vec<u32>>,
+    groups: BTreeMap<u32, Members>,
     /// Ids in our range that somebody else uses.
     taken: BTreeSet<u32>,
+}
+
+/// Ways out of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct WaysOut {
+    /// Used together.
+    pub(super) paths: BTreeSet<Path>,
+    /// Used once none of `paths` is left; none of them.
+    pub(super) backups: BTreeSet<Path>,
+}
+
+impl WaysOut {
+    pub(super) fn new(paths: BTreeSet<Path>, backups: BTreeSet<Path>) -> WaysOut {
+        if paths.is_empty() {
+            return WaysOut::from(backups);
+        }
+        let backups = backups.difference(&paths).copied().take(MOST_BACKUPS);
+        WaysOut {
+            backups: backups.collect(),
+            paths,
+        }
+    }
+
+    fn contains(&self, path: &Path) -> bool {
+        self.paths.contains(path) || self.backups.contains(path)
+    }
+}
+
+impl From<BTreeSet<Path>> for WaysOut {
+    fn from(paths: BTreeSet<Path>) -> WaysOut {
+        WaysOut {
+            paths,
+            backups: BTreeSet::new(),
+        }
+    }
 }
 
 /// A set of next hops, or a group adopted before anybody asked for its set.
@@ -60,6 +102,8 @@ struct Group {
     id: u32,
     /// Empty when it was adopted and not asked for.
     hops: Vec<IpAddr>,
+    /// Used once packets can go to none of `hops`.
+    backups: Vec<IpAddr>,
     /// Prefixes that want it or have it.
     routes: u64,
 }
@@ -70,11 +114,14 @@ pub(super) struct Groups {
     protocol: u8,
     slots: Vec<Option<Group>>,
     free: Vec<Slot>,
-    by_hops: HashMap<Vec<IpAddr>, Slot>,
+    by_set: HashMap<Vec<IpAddr>, Slot>,
     by_id: HashMap<u32, Slot>,
     objects: Objects,
-    /// Groups in the kernel that belong to no set yet, by their ways out.
-    adoptable: BTreeMap<BTreeSet<Path>, BTreeSet<u32>>,
+    /// Groups in the kernel that belong to no set yet, by whether they may have backups and their ways
+    /// out.
+    adoptable: BTreeMap<(bool, WaysOut), BTreeSet<u32>>,
+    /// The kernel knows no groups with backups.
+    no_backups: bool,
     /// The id after the last one given out, by kind.
     next: [u32; 3],
 }
@@ -85,10 +132,11 @@ impl Groups {
             protocol,
             slots: Vec::new(),
             free: Vec::new(),
-            by_hops: HashMap::new(),
+            by_set: HashMap::new(),
             by_id: HashMap::new(),
             objects: Objects::default(),
             adoptable: BTreeMap::new(),
+            no_backups: false,
             next: [1; 3],
         }
     }
@@ -119,12 +167,13 @@ impl Groups {
             Some(slot) => self.group(*slot).hops.is_empty(),
             None => true,
         };
-        let mut adoptable: BTreeMap<BTreeSet<Path>, BTreeSet<u32>> = BTreeMap::new();
+        let mut adoptable: BTreeMap<(bool, WaysOut), BTreeSet<u32>> = BTreeMap::new();
         for (id, members) in &self.objects.groups {
             if of_no_set(id)
-                && let Some(paths) = self.objects.group_paths(members)
+                && let Some(ways) = self.objects.ways_out(members)
             {
-                adoptable.entry(paths).or_default().insert(*id);
+                let key = (members.has_backups, ways);
+                adoptable.entry(key).or_default().insert(*id);
             }
         }
         self.adoptable = adoptable;
@@ -140,43 +189,55 @@ impl Groups {
             None => self.insert(Group {
                 id,
                 hops: Vec::new(),
+                backups: Vec::new(),
                 routes: 0,
             }),
         }
     }
 
     /// The group of a set, if it is in use.
-    pub(super) fn find(&self, hops: &[IpAddr]) -> Option<Slot> {
-        self.by_hops.get(hops).copied()
+    pub(super) fn find(&self, hops: &[IpAddr], backups: &[IpAddr]) -> Option<Slot> {
+        self.by_set.get(&*key(hops, backups)).copied()
+    }
+
+    /// The kernel knows no groups with backups: from now on new ones have none.
+    pub(super) fn without_backups(&mut self) {
+        self.no_backups = true;
     }
 
     /// The group of a set that is not in use yet: an adopted one with these ways out, or a new one.
-    pub(super) fn create(&mut self, hops: &[IpAddr], paths: &BTreeSet<Path>) -> Slot {
-        let mut claimed = None;
-        while claimed.is_none()
-            && let Some(ids) = self.adoptable.get_mut(paths)
-        {
-            claimed = ids.pop_first();
-            if claimed.is_none() {
-                self.adoptable.remove(paths);
-            }
-            // It may have changed since it was listed.
-            claimed = claimed.filter(|id| {
-                let members = self.objects.groups.get(id);
-                members.is_some_and(|m| self.objects.group_paths(m).as_ref() == Some(paths))
-            });
-        }
+    pub(super) fn create(&mut self, hops: &[IpAddr], backups: &[IpAddr], ways: &WaysOut) -> Slot {
+        // Without backups, one that has lost what it was a backup for does as well.
+        let first = !backups.is_empty() && !self.no_backups;
+        let claimed = self.claim(first, ways);
+        let claimed = claimed.or_else(|| (!first).then(|| self.claim(true, ways))?);
         let id = claimed.unwrap_or_else(|| {
             let used: &HashMap<u32, Slot> = &self.by_id;
             let free = |id| !self.objects.has(id) && !used.contains_key(&id);
             free_id(self.protocol, &mut self.next, Kind::Group, free)
         });
         let slot = self.adopt(id);
-        self.by_hops.insert(hops.to_vec(), slot);
+        self.by_set.insert(key(hops, backups).into_owned(), slot);
         if let Some(Some(group)) = self.slots.get_mut(slot as usize) {
             group.hops = hops.to_vec();
+            group.backups = backups.to_vec();
         }
         slot
+    }
+
+    /// A group of nobody's with these ways out.
+    fn claim(&mut self, has_backups: bool, ways: &WaysOut) -> Option<u32> {
+        let key = (has_backups, ways.clone());
+        let ids = self.adoptable.get_mut(&key)?;
+        while let Some(id) = ids.pop_first() {
+            // It may have changed since it was listed.
+            let members = self.objects.groups.get(&id);
+            if members.is_some_and(|m| self.objects.ways_out(m).as_ref() == Some(ways)) {
+                return Some(id);
+            }
+        }
+        self.adoptable.remove(&key);
+        None
     }
 
     fn insert(&mut self, group: Group) -> Slot {
@@ -206,15 +267,17 @@ impl Groups {
         self.group(slot).id
     }
 
-    pub(super) fn hops(&self, slot: Slot) -> &[IpAddr] {
-        &self.group(slot).hops
+    /// The set: next hops, and backups.
+    pub(super) fn set(&self, slot: Slot) -> (&[IpAddr], &[IpAddr]) {
+        let group = self.group(slot);
+        (&group.hops, &group.backups)
     }
 
     /// Whether two groups are of one set, so that a route may point at either.
     pub(super) fn same_set(&self, one: Slot, other: Slot) -> bool {
         one == other || {
-            let hops = self.hops(one);
-            !hops.is_empty() && hops == self.hops(other)
+            let set = self.set(one);
+            !set.0.is_empty() && set == self.set(other)
         }
     }
 
@@ -225,18 +288,18 @@ impl Groups {
         let mut taken = Vec::new();
         for (slot, place) in self.slots.iter_mut().enumerate() {
             let Some(group) = place else { continue };
-            let left = without(&group.hops, down);
-            if left.len() == group.hops.len() || left.is_empty() {
+            let Some((hops, backups)) = without((&group.hops, &group.backups), down) else {
                 continue;
+            };
+            let all = group.hops.iter().chain(&group.backups);
+            taken.extend(all.filter(|hop| down.contains(hop)));
+            let (slot, old) = (slot as Slot, key(&group.hops, &group.backups));
+            if self.by_set.get(&*old) == Some(&slot) {
+                self.by_set.remove(&*old);
             }
-            let gone = group.hops.iter().filter(|hop| down.contains(hop));
-            taken.extend(gone.copied());
-            let slot = slot as Slot;
-            if self.by_hops.get(&group.hops) == Some(&slot) {
-                self.by_hops.remove(&group.hops);
-            }
-            group.hops.clone_from(&left);
-            self.by_hops.entry(left).or_insert(slot);
+            (group.hops, group.backups) = (hops, backups);
+            let new = key(&group.hops, &group.backups).into_owned();
+            self.by_set.entry(new).or_insert(slot);
         }
         taken
     }
@@ -247,12 +310,10 @@ impl Groups {
     }
 
     /// Ways out of the group as the kernel has it.
-    pub(super) fn paths(&self, slot: Slot) -> Vec<Path> {
+    pub(super) fn ways_out(&self, slot: Slot) -> WaysOut {
         let members = self.objects.groups.get(&self.group(slot).id);
-        let members = members.map_or(&[][..], Vec::as_slice).iter();
-        members
-            .filter_map(|id| self.objects.paths.get(id).copied())
-            .collect()
+        let ways = members.and_then(|members| self.objects.ways_out(members));
+        ways.unwrap_or_default()
     }
 
     pub(super) fn count_route(&mut self, slot: Slot) {
@@ -270,12 +331,12 @@ impl Groups {
         group.routes == 0
     }
 
-    /// Groups whose set is known, and the set.
-    pub(super) fn sets(&self) -> impl Iterator<Item = (Slot, &[IpAddr])> {
+    /// Groups whose set is known.
+    pub(super) fn with_sets(&self) -> impl Iterator<Item = Slot> {
         let groups = self.slots.iter().enumerate();
         groups.filter_map(|(slot, group)| {
-            let group = group.as_ref().filter(|group| !group.hops.is_empty())?;
-            Some((slot as Slot, group.hops.as_slice()))
+            let known = group.as_ref().is_some_and(|group| !group.hops.is_empty());
+            known.then_some(slot as Slot)
         })
     }
 
@@ -288,51 +349,66 @@ impl Groups {
     ///
     /// They count as carried out from now on; when one fails, [`Groups::set_objects`] brings the
     /// truth.
-    pub(super) fn plan(&mut self, wanted: &[(Slot, BTreeSet<Path>)]) -> Vec<ObjectStep> {
-        let wanted = wanted.iter().filter(|(_, paths)| !paths.is_empty());
-        let wanted: BTreeMap<u32, &BTreeSet<Path>> = wanted
-            .map(|(slot, paths)| (self.group(*slot).id, paths))
+    pub(super) fn plan(&mut self, wanted: &[(Slot, WaysOut)]) -> Vec<ObjectStep> {
+        let wanted = wanted.iter().filter(|(_, ways)| !ways.paths.is_empty());
+        let wanted: BTreeMap<u32, (Slot, &WaysOut)> = wanted
+            .map(|(slot, ways)| (self.group(*slot).id, (*slot, ways)))
             .collect();
         let mut steps = Vec::new();
         for id in self.objects.dead_everywhere(&wanted) {
             self.step(&mut steps, ObjectStep::Remove { id });
         }
-        for (id, paths) in wanted {
-            self.plan_group(&mut steps, id, paths);
+        for (slot, ways) in wanted.into_values() {
+            self.plan_group(&mut steps, slot, ways);
         }
         steps
     }
 
     /// [`Groups::plan`] for one group.
-    pub(super) fn plan_one(&mut self, slot: Slot, paths: &BTreeSet<Path>) -> Vec<ObjectStep> {
+    pub(super) fn plan_one(&mut self, slot: Slot, ways: &WaysOut) -> Vec<ObjectStep> {
         let mut steps = Vec::new();
-        if !paths.is_empty() {
-            self.plan_group(&mut steps, self.id(slot), paths);
+        if !ways.paths.is_empty() {
+            self.plan_group(&mut steps, slot, ways);
         }
         steps
     }
 
-    fn plan_group(&mut self, steps: &mut Vec<ObjectStep>, id: u32, paths: &BTreeSet<Path>) {
+    fn plan_group(&mut self, steps: &mut Vec<ObjectStep>, slot: Slot, ways: &WaysOut) {
+        let id = self.id(slot);
         let present = self.objects.groups.get(&id);
-        if present.is_some_and(|members| self.objects.group_paths(members).as_ref() == Some(paths))
-        {
+        let has_backups = match present {
+            Some(present) => present.has_backups,
+            None => !self.group(slot).backups.is_empty() && !self.no_backups,
+        };
+        let only;
+        let ways = match has_backups {
+            true => ways,
+            false => {
+                only = WaysOut::from(ways.paths.clone());
+                &only
+            }
+        };
+        if present.is_some_and(|members| self.objects.ways_out(members).as_ref() == Some(ways)) {
             return;
         }
         let present = present.is_some();
-        let kind = match paths.len() {
+        let kind = match ways.paths.len() + ways.backups.len() {
             1 => Kind::Sole,
             _ => Kind::Shared,
         };
-        let mut members = Vec::with_capacity(paths.len());
-        for path in paths {
-            let member = self.objects.path_object(kind, path).unwrap_or_else(|| {
+        let mut member = |path: &Path| {
+            self.objects.path_object(kind, path).unwrap_or_else(|| {
                 let free = |id| !self.objects.has(id);
                 let id = free_id(self.protocol, &mut self.next, kind, free);
                 self.step(steps, ObjectStep::AddPath { id, path: *path });
                 id
-            });
-            members.push(member);
-        }
+            })
+        };
+        let members = Members {
+            members: ways.paths.iter().map(&mut member).collect(),
+            backups: ways.backups.iter().map(&mut member).collect(),
+            has_backups,
+        };
         let step = if present {
             ObjectStep::ReplaceGroup { id, members }
         } else {
@@ -359,7 +435,7 @@ impl Groups {
             .groups
             .iter()
             .filter(|(id, _)| !groups.contains(id))
-            .flat_map(|(_, members)| members.iter().copied())
+            .flat_map(|(_, members)| ids(members))
             .collect();
         let paths = self.objects.paths.keys().filter(|id| {
             let pointed_at = self
@@ -379,29 +455,54 @@ impl Groups {
         steps
     }
 
-    /// Forgets groups without routes; gives the next hops of each.
-    pub(super) fn forget_unused(&mut self) -> Vec<Vec<IpAddr>> {
+    /// Forgets groups without routes; gives the next hops of each and its backups.
+    pub(super) fn forget_unused(&mut self) -> Vec<IpAddr> {
         let mut hops = Vec::new();
         for (slot, place) in self.slots.iter_mut().enumerate() {
             if let Some(group) = place.take_if(|group| group.routes == 0) {
                 self.by_id.remove(&group.id);
-                if self.by_hops.get(&group.hops) == Some(&(slot as Slot)) {
-                    self.by_hops.remove(&group.hops);
+                let key = key(&group.hops, &group.backups);
+                if self.by_set.get(&*key) == Some(&(slot as Slot)) {
+                    self.by_set.remove(&*key);
                 }
                 self.free.push(slot as Slot);
-                if !group.hops.is_empty() {
-                    hops.push(group.hops);
-                }
+                hops.extend(group.hops.iter().chain(&group.backups));
             }
         }
         hops
     }
 }
 
-/// The next hops that are not `down`.
-pub(super) fn without(hops: &[IpAddr], down: &[IpAddr]) -> Vec<IpAddr> {
-    let left = hops.iter().filter(|hop| !down.contains(hop));
-    left.copied().collect()
+/// What a set (its next hops and backups) becomes once some are `down`; `None` when it stays as it
+/// is: none of its next hops are among them, or all.
+pub(super) fn without(
+    (hops, backups): (&[IpAddr], &[IpAddr]),
+    down: &[IpAddr],
+) -> Option<(Vec<IpAddr>, Vec<IpAddr>)> {
+    let left = |hops: &[IpAddr]| -> Vec<IpAddr> {
+        let left = hops.iter().filter(|hop| !down.contains(hop));
+        left.copied().collect()
+    };
+    let now = match (left(hops), left(backups)) {
+        (hops, backups) if hops.is_empty() => (backups, hops),
+        now => now,
+    };
+    (!now.0.is_empty() && (&now.0[..], &now.1[..]) != (hops, backups)).then_some(now)
+}
+
+/// Under what a set is found.
+fn key<'a>(hops: &'a [IpAddr], backups: &[IpAddr]) -> Cow<'a, [IpAddr]> {
+    if backups.is_empty() {
+        return Cow::Borrowed(hops);
+    }
+    // Would be the first one of a sorted list.
+    let between = [IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
+    Cow::Owned([hops, &between, backups].concat())
+}
+
+/// The objects in a group.
+fn ids(members: &Members) -> impl Iterator<Item = u32> + '_ {
+    members.members.iter().chain(&members.backups).copied()
 }
 
 /// The next free id of a kind, going round in the kind's range so that an id is not soon used
@@ -430,12 +531,14 @@ impl Objects {
     }
 
     /// `None` when a member is not an object of one way out, or two of them are the same way.
-    fn group_paths(&self, members: &[u32]) -> Option<BTreeSet<Path>> {
-        let paths: Option<BTreeSet<Path>> = members
-            .iter()
-            .map(|id| self.paths.get(id).copied())
-            .collect();
-        paths.filter(|paths| paths.len() == members.len())
+    fn ways_out(&self, group: &Members) -> Option<WaysOut> {
+        let paths = |members: &[u32]| -> Option<BTreeSet<Path>> {
+            let paths = members.iter().map(|id| self.paths.get(id).copied());
+            paths.collect()
+        };
+        let (paths, backups) = (paths(&group.members)?, paths(&group.backups)?);
+        let all = paths.len() + backups.difference(&paths).count();
+        (all == ids(group).count()).then(|| WaysOut::new(paths, backups))
     }
 
     fn path_object(&self, kind: Kind, path: &Path) -> Option<u32> {
@@ -461,13 +564,13 @@ impl Objects {
 
     /// Ways out that are in groups, but wanted by none of these, and without which no group is
     /// empty.
-    fn dead_everywhere(&self, wanted: &BTreeMap<u32, &BTreeSet<Path>>) -> Vec<u32> {
+    fn dead_everywhere(&self, wanted: &BTreeMap<u32, (Slot, &WaysOut)>) -> Vec<u32> {
         let mut left: BTreeMap<u32, usize> = BTreeMap::new();
         let mut users: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for (group, members) in &self.groups {
-            left.insert(*group, members.len());
-            for member in members {
-                users.entry(*member).or_default().push(*group);
+            left.insert(*group, ids(members).count());
+            for member in ids(members) {
+                users.entry(member).or_default().push(*group);
             }
         }
         let mut dead = Vec::new();
@@ -476,7 +579,7 @@ impl Objects {
                 continue;
             };
             let unwanted = groups.iter().all(|group| match wanted.get(group) {
-                Some(paths) => !paths.contains(path) && left[group] > 1,
+                Some((_, ways)) => !ways.contains(path) && left[group] > 1,
                 None => false,
             });
             if unwanted {
@@ -500,10 +603,11 @@ impl Objects {
             ObjectStep::Remove { id } => {
                 self.groups.remove(id);
                 if self.remove_path(*id) {
-                    for members in self.groups.values_mut() {
-                        members.retain(|member| member != id);
-                    }
-                    self.groups.retain(|_, members| !members.is_empty());
+                    self.groups.retain(|_, group| {
+                        group.members.retain(|member| member != id);
+                        group.backups.retain(|member| member != id);
+                        ids(group).next().is_some()
+                    });
                 }
             }
         }

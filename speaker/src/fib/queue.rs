@@ -104,9 +104,13 @@ impl Queue {
         Ok(())
     }
 
-    /// The next request, and whether there is room again for which somebody waits.
+    /// The next request, and whether there is room again for which somebody waits. None while
+    /// something goes before all requests.
     pub(super) fn pop(&self) -> (Option<Request>, bool) {
         let mut waiting = self.lock();
+        if !waiting.down.is_empty() {
+            return (None, false);
+        }
         let request = waiting.requests.pop_front();
         if let Some(Request::Apply(batch)) = &request {
             waiting.changes -= batch.len();

@@ -308,9 +308,12 @@ impl Driver {
         if let Ok(found) = list::next_hops(&mut self.writer) {
             self.groups.set_objects(found);
         }
-        let sets = old.sets();
-        sets.map(|(slot, hops)| (slot, self.groups.create(hops, &self.paths_of(hops))))
-            .collect()
+        let slots = old.with_sets().map(|slot| {
+            let (hops, backups) = old.set(slot);
+            let ways = self.ways_out(hops, backups);
+            (slot, self.groups.create(hops, backups, &ways))
+        });
+        slots.collect()
     }
 
     /// Removes what is left where our routes were before.

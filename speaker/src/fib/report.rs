@@ -7,6 +7,7 @@ use plan::KernelConfig;
 
 use super::driver::Driver;
 use super::foreign::ForeignRoute;
+use super::groups::WaysOut;
 use super::subnets::METRIC;
 use super::table::{Entry, State};
 use super::{FibEvent, FibProblem, FibSummary, KernelState, RouteState};
@@ -29,14 +30,15 @@ impl Driver {
             Some(entry) => self.state_of(prefix, entry),
             None => (RouteState::NotInstalled, String::new()),
         };
-        let paths = entry.map_or_else(Vec::new, |entry| self.groups.paths(entry.slot()));
-        let in_kernel = state == RouteState::Installed;
-        let paths = paths.iter().filter(|_| in_kernel);
+        let entry = entry.filter(|_| state == RouteState::Installed);
+        let ways = entry.map_or_else(WaysOut::default, |entry| self.groups.ways_out(entry.slot()));
+        let paths = ways.paths.iter().map(|path| self.path_in_words(path));
+        let backup = |path| format!("{} (backup)", self.path_in_words(path));
         KernelState {
             prefix,
             state,
             text,
-            next_hops: paths.map(|path| self.path_in_words(path)).collect(),
+            next_hops: paths.chain(ways.backups.iter().map(backup)).collect(),
             kernel: self.config,
         }
     }
@@ -73,7 +75,7 @@ impl Driver {
                 (RouteState::Installed, text)
             }
             State::Pending => {
-                let hops = self.groups.hops(entry.slot());
+                let (hops, _) = self.groups.set(entry.slot());
                 let refused = hops.iter().flat_map(|hop| self.hops.paths(*hop));
                 let reason = refused
                     .filter_map(|path| self.refused_paths.get(path))

@@ -1,6 +1,7 @@
 //! Writing routes: batches of changes, repairs, and what waited for its next hops.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bgp::engine::{FibChange, NextHopSet};
@@ -9,6 +10,7 @@ use kernel::{Failure, Path, Target};
 
 use super::destination_of;
 use super::driver::Driver;
+use super::groups::WaysOut;
 use super::plan::Step;
 use super::table::{Entry, Slot, State};
 
@@ -104,25 +106,27 @@ impl Driver {
         {
             return *slot;
         }
-        let hops = self.down.left(set);
-        let slot = match self.groups.find(&hops) {
-            Some(slot) => slot,
-            None => self.new_set(&hops),
+        let slot = match self.down.left(set) {
+            None => self.slot_of_hops(&set.hops, &set.backups),
+            Some((hops, backups)) => self.slot_of_hops(&hops, &backups),
         };
         self.last_set = Some((set.clone(), slot));
         slot
     }
 
-    fn new_set(&mut self, hops: &[std::net::IpAddr]) -> Slot {
-        let unknown = hops.iter().copied().filter(|hop| self.hops.hold(*hop));
-        let unknown: Vec<_> = unknown.collect();
+    fn slot_of_hops(&mut self, hops: &[IpAddr], backups: &[IpAddr]) -> Slot {
+        if let Some(slot) = self.groups.find(hops, backups) {
+            return slot;
+        }
+        let all = hops.iter().chain(backups).copied();
+        let unknown: Vec<_> = all.filter(|hop| self.hops.hold(*hop)).collect();
         if !unknown.is_empty() {
             self.look_up(&unknown);
         }
-        let paths = self.paths_of(hops);
-        let slot = self.groups.create(hops, &paths);
+        let ways = self.ways_out(hops, backups);
+        let slot = self.groups.create(hops, backups, &ways);
         if self.config.install {
-            let steps = self.groups.plan_one(slot, &paths);
+            let steps = self.groups.plan_one(slot, &ways);
             if !self.write_objects(&steps) {
                 self.repair_objects();
             }
@@ -131,10 +135,13 @@ impl Driver {
     }
 
     /// Every way out to any of these next hops.
-    pub(super) fn paths_of(&self, hops: &[std::net::IpAddr]) -> BTreeSet<Path> {
-        let paths = hops.iter().flat_map(|hop| self.hops.paths(*hop));
+    pub(super) fn ways_out(&self, hops: &[IpAddr], backups: &[IpAddr]) -> WaysOut {
         let taken = |path: &&Path| !self.refused_paths.contains_key(path);
-        paths.filter(taken).copied().collect()
+        let paths = |hops: &[IpAddr]| -> BTreeSet<Path> {
+            let paths = hops.iter().flat_map(|hop| self.hops.paths(*hop));
+            paths.filter(taken).copied().collect()
+        };
+        WaysOut::new(paths(hops), paths(backups))
     }
 
     pub(super) fn is_ready(&self, slot: Slot) -> bool {

@@ -157,6 +157,9 @@ pub struct NextHopSet {
     pub id: u32,
     /// Sorted, each once, at least one.
     pub hops: Vec<IpAddr>,
+    /// Used as soon as packets can go to none of `hops`; sorted, each once, none of `hops`. Empty
+    /// unless backup paths are configured and there is one.
+    pub backups: Vec<IpAddr>,
 }
 
 /// What the process that was here before us left behind.

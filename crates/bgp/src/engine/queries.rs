@@ -243,6 +243,9 @@ impl Engine {
             attributes,
             best: path.fate == Fate::Best,
             multipath: path.fate == Fate::Multipath,
+            backup: self.shared.decision.backup_paths
+                && (rib.table.find(prefix))
+                    .is_some_and(|slot| rib.is_backup(&self.shared, slot, path)),
             reason: match path.fate {
                 Fate::Refused(refusal) => Some(Reason::Refused(refusal)),
                 Fate::Best | Fate::Multipath | Fate::Lost(_) => None,

@@ -245,12 +245,20 @@ impl Hops {
 /// Addresses of next hops used together, sorted.
 pub(crate) type HopList = SmallVec<[IpAddr; 1]>;
 
+/// The next hops that a prefix's packets should take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct HopsWanted {
+    pub(crate) hops: HopList,
+    /// Once packets can go to none of `hops`.
+    pub(crate) backups: HopList,
+}
+
 /// The sets of next hops that the kernel's side was told of, each with a number.
 #[derive(Default)]
 pub(crate) struct HopSets {
     sets: HashMap<u32, (Arc<NextHopSet>, u32), FixedState>,
     /// Those that may be used again.
-    by_content: HashMap<HopList, u32, FixedState>,
+    by_content: HashMap<HopsWanted, u32, FixedState>,
     /// Of these, those with several next hops, by each of them.
     by_hop: BTreeSet<(IpAddr, u32)>,
     last: u32,
@@ -266,11 +274,11 @@ impl HopSets {
     }
 
     /// The number of a set, with one more prefix that uses it; 0 for the empty one.
-    pub(crate) fn intern(&mut self, hops: HopList) -> u32 {
-        if hops.is_empty() {
+    pub(crate) fn intern(&mut self, wanted: HopsWanted) -> u32 {
+        if wanted.hops.is_empty() {
             return 0;
         }
-        if let Some(&id) = self.by_content.get(&hops) {
+        if let Some(&id) = self.by_content.get(&wanted) {
             if let Some((_, uses)) = self.sets.get_mut(&id) {
                 *uses += 1;
             }
@@ -286,13 +294,15 @@ impl HopSets {
         }
         let set = Arc::new(NextHopSet {
             id: self.last,
-            hops: hops.to_vec(),
+            hops: wanted.hops.to_vec(),
+            backups: wanted.backups.to_vec(),
         });
-        self.sets.insert(self.last, (set, 1));
-        if hops.len() > 1 {
-            self.by_hop.extend(hops.iter().map(|hop| (*hop, self.last)));
+        if set.hops.len() + set.backups.len() > 1 {
+            let hops = set.hops.iter().chain(&set.backups);
+            self.by_hop.extend(hops.map(|hop| (*hop, self.last)));
         }
-        self.by_content.insert(hops, self.last);
+        self.sets.insert(self.last, (set, 1));
+        self.by_content.insert(wanted, self.last);
         self.last
     }
 
@@ -313,10 +323,14 @@ impl HopSets {
 
     /// No other prefix gets this set.
     fn forget(&mut self, set: &NextHopSet) {
-        if self.by_content.get(set.hops.as_slice()) == Some(&set.id) {
-            self.by_content.remove(set.hops.as_slice());
+        let content = HopsWanted {
+            hops: HopList::from_slice(&set.hops),
+            backups: HopList::from_slice(&set.backups),
+        };
+        if self.by_content.get(&content) == Some(&set.id) {
+            self.by_content.remove(&content);
         }
-        for hop in &set.hops {
+        for hop in set.hops.iter().chain(&set.backups) {
             self.by_hop.remove(&(*hop, set.id));
         }
     }

@@ -144,7 +144,11 @@ impl<P: Martian> FamilyRib<P> {
                     self.redecide(shared, slot);
                 }
             }
-            What::Decide => self.redecide(shared, slot),
+            What::Decide => {
+                self.redecide(shared, slot);
+                // With backup paths or without them from now on.
+                self.queue_fib(slot);
+            }
         }
     }
 

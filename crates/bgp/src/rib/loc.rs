@@ -2,6 +2,7 @@
 //! change (the kernel's side, the update groups) gets the prefix's slot put into its queue, once.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -10,7 +11,7 @@ use super::Shared;
 use super::adj_out::Group;
 use super::attrs::AttrId;
 use super::decision::{self, Candidate, Place};
-use super::hops::HopList;
+use super::hops::{HopList, HopsWanted};
 use super::jobs::Job;
 use super::paged::BitSet;
 use super::table::{Fate, Key, NIL, Path, SourceId, Table};
@@ -212,7 +213,8 @@ impl<P: Key> FamilyRib<P> {
                 shared.changed.push(self.table.prefix(slot).into());
             }
         }
-        if several || before != after {
+        // Another path may have become the second best.
+        if several || before != after || shared.decision.backup_paths {
             self.queue_fib(slot);
         }
     }
@@ -281,7 +283,7 @@ impl<P: Key> FamilyRib<P> {
         self.best -= u64::from(before.is_some());
     }
 
-    fn queue_fib(&mut self, slot: u32) {
+    pub(super) fn queue_fib(&mut self, slot: u32) {
         let entry = &mut self.table.entries[slot];
         if !entry.fib_queued {
             entry.fib_queued = true;
@@ -305,7 +307,7 @@ impl<P: Key> FamilyRib<P> {
                 self.fib = VecDeque::new();
                 return;
             };
-            let wanted = shared.sets.intern(self.hops_in_use(shared, slot));
+            let wanted = shared.sets.intern(self.hops_wanted(shared, slot));
             let entry = &mut self.table.entries[slot];
             entry.fib_queued = false;
             let told = std::mem::replace(&mut entry.fib, wanted);
@@ -320,7 +322,7 @@ impl<P: Key> FamilyRib<P> {
     }
 
     /// The next hops that a prefix's packets should take; none for our own routes.
-    pub(crate) fn hops_in_use(&self, shared: &Shared, slot: u32) -> HopList {
+    fn hops_wanted(&self, shared: &Shared, slot: u32) -> HopsWanted {
         let mut hops: HopList = self
             .table
             .paths(slot)
@@ -329,7 +331,40 @@ impl<P: Key> FamilyRib<P> {
             .collect();
         hops.sort_unstable();
         hops.dedup();
-        hops
+        let backups = match &hops[..] {
+            [only] if shared.decision.backup_paths => self.second(shared, slot, *only),
+            _ => HopList::new(),
+        };
+        HopsWanted { hops, backups }
+    }
+
+    /// The next hop of the best among those candidates that have another one than `first`.
+    fn second(&self, shared: &Shared, slot: u32, first: IpAddr) -> HopList {
+        let mut hops: SmallVec<[IpAddr; 8]> = SmallVec::new();
+        let mut candidates: SmallVec<[Candidate; 8]> = SmallVec::new();
+        for (_, path) in self.table.paths(slot).skip(1) {
+            if path.accepted.is_some()
+                && let Ok(metric) = usable(shared, path)
+                && let Some(hop) = shared.hops.address(shared.attrs.facts(path.accepted).hop)
+                && hop != first
+            {
+                hops.push(hop);
+                candidates.push(candidate(shared, path, metric, false));
+            }
+        }
+        let places = decision::decide(&candidates, &shared.decision);
+        let best = places.iter().position(|place| *place == Place::Best);
+        best.map(|index| hops[index]).into_iter().collect()
+    }
+
+    /// Whether the kernel's side keeps the next hop of this path ready for a prefix.
+    pub(crate) fn is_backup(&self, shared: &Shared, slot: u32, path: &Path) -> bool {
+        let told = shared.sets.get(self.table.entries[slot].fib);
+        let backups = told.map_or(&[][..], |set| &set.backups);
+        let hop = || shared.hops.address(shared.attrs.facts(path.accepted).hop);
+        !backups.is_empty()
+            && matches!(path.fate, Fate::Lost(_))
+            && hop().is_some_and(|hop| backups.contains(&hop))
     }
 
     /// The candidates of a prefix with the numbers of their paths, as the decision process saw them.
@@ -388,6 +423,6 @@ fn candidate(shared: &Shared, path: &Path, igp_metric: u32, incumbent: bool) -> 
             facts.originator
         },
         cluster_length: facts.cluster_length,
-        peer_address: origin.map_or(std::net::IpAddr::V4(0.into()), |origin| origin.address),
+        peer_address: origin.map_or(IpAddr::V4(0.into()), |origin| origin.address),
     }
 }

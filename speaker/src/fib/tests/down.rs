@@ -29,9 +29,20 @@ fn heard(witness: &mut Monitor) -> (usize, usize) {
 
 /// A set told anew, with the number that the engine would give it.
 fn set(id: u32, hops: &[&str]) -> Arc<NextHopSet> {
-    let mut hops: Vec<_> = hops.iter().map(|hop| address(hop)).collect();
-    hops.sort_unstable();
-    Arc::new(NextHopSet { id, hops })
+    with_backup(id, hops, &[])
+}
+
+fn with_backup(id: u32, hops: &[&str], backups: &[&str]) -> Arc<NextHopSet> {
+    let sorted = |hops: &[&str]| {
+        let mut hops: Vec<_> = hops.iter().map(|hop| address(hop)).collect();
+        hops.sort_unstable();
+        hops
+    };
+    Arc::new(NextHopSet {
+        id,
+        hops: sorted(hops),
+        backups: sorted(backups),
+    })
 }
 
 fn change(to: &str, set: &Arc<NextHopSet>) -> FibChange {
@@ -181,5 +192,132 @@ fn a_link_that_goes_down_and_is_told_to_be_down_leaves_nothing_to_be_written() {
         assert_eq!(lab.gateways("10.1.0.0/16"), [B]);
         assert_eq!(lab.gateways("10.2.0.0/16"), [B]);
         assert_eq!(heard(&mut witness).0, 0, "no route changed");
+    });
+}
+
+/// The interfaces that packets to many destinations would take.
+fn taken(net: &str) -> std::collections::BTreeSet<String> {
+    let ways = (1..40).map(|host| {
+        let output = std::process::Command::new("ip")
+            .args(["route", "get", &format!("{net}{host}")])
+            .output();
+        let text = String::from_utf8(output.expect("`ip` runs").stdout).expect("text");
+        let mut words = text.split_whitespace().skip_while(|word| *word != "dev");
+        words.nth(1).unwrap_or("nowhere").to_owned()
+    });
+    ways.collect()
+}
+
+fn only(interface: &str) -> std::collections::BTreeSet<String> {
+    [interface.to_owned()].into()
+}
+
+/// Two routes by A that have B as a backup.
+fn backed_up(lab: &mut Lab) {
+    lab.apply_all(vec![
+        change("10.1.0.0/16", &with_backup(1, &[A], &[B])),
+        change("2001:db8:77::/48", &with_backup(2, &[A6], &[B6])),
+        change("10.2.0.0/16", &with_backup(3, &[B], &[A])),
+        change("10.3.0.0/16", &set(4, &[A, B])),
+    ]);
+    lab.wait_for_installed(4);
+}
+
+#[test]
+fn a_backup_takes_no_packet_before_it_has_to_and_then_all_of_them() {
+    in_namespace(|lab| {
+        backed_up(lab);
+        assert_eq!(taken("10.1.0."), only("a0"));
+        assert_eq!(taken("2001:db8:77::"), only("a0"));
+        assert_eq!(taken("10.2.0."), only("a1"));
+        let shown = lab.state("10.1.0.0/16").next_hops;
+        let backup = format!("via {B} dev a1 (backup)");
+        assert_eq!(shown, [format!("via {A} dev a0"), backup]);
+        let mut witness = lab.witness();
+        lab.fib().hops_down(vec![address(A), address(A6)], 10);
+        lab.wait_for("the backup is used", |_| taken("10.1.0.") == only("a1"));
+        assert_eq!(taken("2001:db8:77::"), only("a1"));
+        assert_eq!(taken("10.2.0."), only("a1"));
+        assert_eq!(taken("10.3.0."), only("a1"));
+        // What they come to want then is what they have.
+        lab.apply_all(vec![
+            change("10.1.0.0/16", &set(11, &[B])),
+            change("10.2.0.0/16", &set(11, &[B])),
+            change("10.3.0.0/16", &set(11, &[B])),
+            change("2001:db8:77::/48", &set(12, &[B6])),
+        ]);
+        lab.wait_for_installed(4);
+        assert_eq!(heard(&mut witness).0, 0, "no route changed");
+        lab.apply_all(vec![change("10.1.0.0/16", &with_backup(13, &[A], &[B]))]);
+        lab.wait_for("it is back", |_| taken("10.1.0.") == only("a0"));
+        assert_eq!(taken("10.3.0."), only("a1"));
+    });
+}
+
+#[test]
+fn a_backup_takes_over_when_the_link_goes_down_without_a_route_being_written() {
+    in_namespace(|lab| {
+        backed_up(lab);
+        let many: Vec<_> = lab.many(20_000, &[A]);
+        let backed = with_backup(1, &[A], &[B]);
+        let many = many.into_iter().map(|it| FibChange {
+            next_hops: Some(backed.clone()),
+            ..it
+        });
+        lab.apply_all(many.collect());
+        lab.wait_for_installed(20_004);
+        let mut witness = lab.witness();
+        ip("link set b0 down");
+        lab.wait_for("the backup is used", |_| taken("10.1.0.") == only("a1"));
+        assert_eq!(taken("2001:db8:77::"), only("a1"));
+        assert_eq!(taken("11.0.7."), only("a1"));
+        lab.fib().track(address(A));
+        lab.wait_for("it is seen", |lab| lab.hops.get(&address(A)) == Some(&None));
+        lab.wait_for_installed(20_004);
+        assert_eq!(heard(&mut witness).0, 0, "no route changed");
+        // Nothing was said of the routes: they have what they want again.
+        ip("link set b0 up");
+        lab.wait_for("it is back", |_| {
+            taken("10.1.0.") == only("a0") && taken("2001:db8:77::") == only("a0")
+        });
+        assert_eq!(lab.summary().repaired, 0);
+    });
+}
+
+#[test]
+fn routes_with_backups_are_adopted_as_they_are() {
+    in_namespace(|lab| {
+        backed_up(lab);
+        lab.stop();
+        let before = (lab.ours(), lab.objects());
+        lab.restart();
+        backed_up(lab);
+        lab.fib().sweep();
+        lab.wait_for("everything is listed", |lab| lab.summary().stale == 0);
+        assert_eq!((lab.ours(), lab.objects()), before);
+        assert_eq!(taken("10.1.0."), only("a0"));
+        lab.apply(&[("10.2.0.0/16", &[]), ("10.3.0.0/16", &[])]);
+        lab.apply(&[("10.1.0.0/16", &[]), ("2001:db8:77::/48", &[])]);
+        lab.wait_for("nothing is left", |lab| lab.objects().is_empty());
+    });
+}
+
+#[test]
+fn a_member_whose_neighbour_does_not_answer_is_passed_over_by_the_kernel() {
+    in_namespace(|lab| {
+        lab.apply(&[("10.1.0.0/16", &[A, B])]);
+        lab.apply(&[("2001:db8:77::/48", &[A6, B6])]);
+        lab.wait_for_installed(2);
+        let lladdr = "lladdr 02:00:00:00:00:09 nud permanent";
+        for (hop, link) in [(A, "a0"), (B, "a1"), (A6, "a0"), (B6, "a1")] {
+            ip(&format!("neigh replace {hop} dev {link} {lladdr}"));
+        }
+        assert_eq!(taken("10.1.0.").len(), 2);
+        assert_eq!(taken("2001:db8:77::").len(), 2);
+        for hop in [A, A6] {
+            ip(&format!("neigh replace {hop} dev a0 nud failed"));
+        }
+        assert_eq!(taken("10.1.0."), only("a1"));
+        assert_eq!(taken("2001:db8:77::"), only("a1"));
     });
 }

@@ -149,6 +149,7 @@ impl Lab {
             Arc::new(NextHopSet {
                 id,
                 hops: hops.clone(),
+                backups: Vec::new(),
             })
         };
         self.sets.entry(hops.clone()).or_insert_with(new).clone()

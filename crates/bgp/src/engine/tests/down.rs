@@ -171,3 +171,90 @@ fn what_graceful_restart_keeps_is_down_when_its_time_is_up_and_not_before() {
     assert_eq!(rig.down, [[hop(2)]]);
     assert_eq!(rig.fib[&nth(0)], [hop(3)]);
 }
+
+/// Three peers, of which the later ones have longer paths, with backup paths.
+fn with_backups() -> Rig {
+    let peers = (2..5).map(|n| peer(&format!("p{n}"), 65000 + u32::from(n), n));
+    let mut config = config(peers.collect());
+    config.decision.backup_paths = true;
+    let mut rig = Rig::new(config);
+    rig.establish_all();
+    for (name, length) in [("p4", 3), ("p3", 2), ("p2", 1)] {
+        say(&mut rig, name, length);
+    }
+    rig
+}
+
+fn say(rig: &mut Rig, name: &str, length: u32) {
+    let mut attributes = rig.own(name);
+    let path = attributes.as_path.first().into_iter();
+    attributes.as_path = path.chain((1..length).map(Asn)).collect();
+    rig.announce(name, &[nth(0)], &attributes);
+}
+
+fn backups(rig: &Rig) -> Vec<String> {
+    let candidates = rig.engine.explain(nth(0)).candidates;
+    let backups = candidates.iter().filter(|it| it.route.backup);
+    let names = backups.filter_map(|it| it.route.peer.as_deref().map(str::to_owned));
+    names.collect()
+}
+
+#[test]
+fn the_second_best_next_hop_is_kept_ready_and_follows_what_the_peers_say() {
+    let mut rig = with_backups();
+    assert_eq!(rig.fib[&nth(0)], [hop(2)]);
+    assert_eq!(rig.backups[&nth(0)], [hop(3)]);
+    assert_eq!(backups(&rig), ["p3"]);
+    // The best stays as it is; only the second changes.
+    say(&mut rig, "p4", 2);
+    say(&mut rig, "p3", 3);
+    assert_eq!(rig.backups[&nth(0)], [hop(4)]);
+    rig.withdraw("p4", &[nth(0)]);
+    assert_eq!(rig.backups[&nth(0)], [hop(3)]);
+    rig.hop(hop(3), false);
+    assert!(rig.backups[&nth(0)].is_empty(), "it cannot be reached");
+    rig.hop(hop(3), true);
+    assert_eq!(rig.backups[&nth(0)], [hop(3)]);
+    // Another route with the same next hop is no backup.
+    let mut same = by(&mut rig, "p3", 2);
+    same.as_path = [Asn(65003), Asn(1)].into_iter().collect();
+    rig.announce("p3", &[nth(0)], &same);
+    assert!(rig.backups[&nth(0)].is_empty());
+    // Several next hops that are used together need none.
+    say(&mut rig, "p3", 1);
+    assert_eq!(rig.fib[&nth(0)], [hop(2), hop(3)]);
+    say(&mut rig, "p4", 2);
+    assert!(rig.backups[&nth(0)].is_empty());
+}
+
+#[test]
+fn a_backup_is_gone_over_to_before_any_route_changes() {
+    let mut rig = with_backups();
+    rig.fib_blocked = true;
+    rig.disconnect("p2");
+    assert_eq!(rig.down, [[hop(2)]]);
+    assert_eq!(rig.fib[&nth(0)], [hop(3)]);
+    rig.fib_blocked = false;
+    rig.run();
+    assert_eq!(rig.fib[&nth(0)], [hop(3)]);
+    assert_eq!(rig.backups[&nth(0)], [hop(4)]);
+    rig.wait(std::time::Duration::from_secs(2));
+    rig.establish("p2");
+    say(&mut rig, "p2", 1);
+    assert_eq!(rig.fib[&nth(0)], [hop(2)]);
+    assert_eq!(rig.backups[&nth(0)], [hop(3)]);
+}
+
+#[test]
+fn backups_come_and_go_with_the_configuration() {
+    let mut rig = with_backups();
+    rig.config.decision.backup_paths = false;
+    rig.configure();
+    rig.run();
+    assert!(rig.backups[&nth(0)].is_empty());
+    assert!(backups(&rig).is_empty());
+    rig.config.decision.backup_paths = true;
+    rig.configure();
+    rig.run();
+    assert_eq!(rig.backups[&nth(0)], [hop(3)]);
+}

@@ -50,6 +50,8 @@ pub(super) struct Rig {
     pub(super) config: Config,
     pub(super) scripts: Vec<Script>,
     pub(super) fib: BTreeMap<Prefix, Vec<IpAddr>>,
+    /// Of each of these, what is kept ready.
+    pub(super) backups: BTreeMap<Prefix, Vec<IpAddr>>,
     /// Numbers of the sets that the kernel's side was told.
     told: BTreeMap<Prefix, u32>,
     /// Next hops that were told to be down, each time.
@@ -155,6 +157,7 @@ impl Rig {
             config,
             scripts: Vec::new(),
             fib: BTreeMap::new(),
+            backups: BTreeMap::new(),
             told: BTreeMap::new(),
             down: Vec::new(),
             fib_blocked: false,
@@ -400,9 +403,15 @@ impl Rig {
             }
             Output::NextHopsDown { hops, last_set } => {
                 for (prefix, used) in &mut self.fib {
-                    let newer = self.told[prefix] > last_set;
-                    if !newer && used.iter().any(|hop| !hops.contains(hop)) {
+                    if self.told[prefix] > last_set {
+                        continue;
+                    }
+                    let backups = self.backups.entry(*prefix).or_default();
+                    backups.retain(|hop| !hops.contains(hop));
+                    if used.iter().any(|hop| !hops.contains(hop)) {
                         used.retain(|hop| !hops.contains(hop));
+                    } else if !backups.is_empty() {
+                        *used = std::mem::take(backups);
                     }
                 }
                 self.down.push(hops);
@@ -437,12 +446,14 @@ impl Rig {
                 match next_hops {
                     Some(set) => {
                         self.fib.insert(prefix, set.hops.clone());
+                        self.backups.insert(prefix, set.backups.clone());
                         let old = self.told.insert(prefix, set.id);
                         assert_ne!(old, Some(set.id), "{prefix}: told again");
                     }
                     None => {
                         assert!(self.fib.remove(&prefix).is_some(), "{prefix}: not there");
                         self.told.remove(&prefix);
+                        self.backups.remove(&prefix);
                     }
                 }
             }
