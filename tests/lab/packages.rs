@@ -34,6 +34,8 @@ pub const BIRD: Tool = tool("bird", "bird2");
 pub const FRR: Tool = tool("/usr/lib/frr/bgpd", "frr");
 /// GoBGP.
 pub const GOBGP: Tool = tool("gobgpd", "gobgpd");
+/// A C++ compiler, for libFuzzer.
+pub const CXX: Tool = tool("c++", "g++");
 
 const fn tool(program: &'static str, package: &'static str) -> Tool {
     Tool { program, package }

@@ -26,7 +26,7 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
 }
 
 /// Where this program was built, however it was started: what it builds has to be found beside it.
-fn target_directory() -> Option<PathBuf> {
+pub(crate) fn target_directory() -> Option<PathBuf> {
     let own = std::env::current_exe().ok()?;
     own.parent()?.parent().map(Path::to_owned)
 }

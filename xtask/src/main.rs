@@ -3,11 +3,13 @@
 //! - `demo`: two racks in network namespaces, to look at;
 //! - `test`: every check and every test, as CI runs them;
 //! - `bench`: this program and others, measured on the same work;
+//! - `fuzz`: bytes and orders of events that nobody thought of;
 //! - `cargo`, `progress`: running cargo and its tools, and telling what is done.
 
 mod bench;
 mod cargo;
 mod demo;
+mod fuzz;
 mod progress;
 mod test;
 
@@ -25,6 +27,8 @@ enum Task {
     Test(test::Arguments),
     /// This program and other BGP daemons, measured on the same work
     Bench(bench::Arguments),
+    /// Look for bytes, and orders of events, that break the BGP engine
+    Fuzz(fuzz::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +36,7 @@ fn main() -> ExitCode {
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -34,6 +34,8 @@ enum Part {
     Unit,
     /// Simulated networks in virtual time
     Sim,
+    /// Bytes and events that nobody thought of: a fixed number, from the kept corpus
+    Fuzz,
     /// The kernel: netlink in namespaces of its own (root)
     Kernel,
     /// Real BIRD, FRR and GoBGP; bad input; crashes (root)
@@ -42,12 +44,13 @@ enum Part {
     Demo,
 }
 
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     Part::Fmt,
     Part::Clippy,
     Part::Deny,
     Part::Unit,
     Part::Sim,
+    Part::Fuzz,
     Part::Kernel,
     Part::Lab,
     Part::Demo,
@@ -64,6 +67,7 @@ impl Part {
             Part::Deny => "licences, sources, banned crates",
             Part::Unit => "unit and property tests",
             Part::Sim => "simulated networks",
+            Part::Fuzz => "fuzzing from the kept corpus",
             Part::Kernel => "netlink against this kernel",
             Part::Lab => "BIRD, FRR, GoBGP, bad input, crashes",
             Part::Demo => "the demo, with three kinds of ToR",
@@ -108,6 +112,7 @@ impl Part {
                 "sim",
                 "--quiet",
             ]],
+            Part::Fuzz => return crate::fuzz::test(),
             Part::Kernel => &[&["test", "--locked", "--package", "kernel", "--quiet"]],
             Part::Lab => {
                 let tools = [

@@ -270,8 +270,8 @@ fn extended_communities(list: &[rustbgpd_wire::ExtendedCommunity]) -> Vec<Extend
 ///
 /// # Errors
 ///
-/// An attribute that says to be well-known although it is registered as optional.
-/// (One that nobody knows has reset the session already.)
+/// An attribute that says to be well-known although it is registered as optional, or an
+/// ONLY_TO_CUSTOMER that is none. (One that nobody knows has reset the session already.)
 fn sort_out<'a>(
     block: &'a [u8],
     discarded: &mut Vec<Fault>,
@@ -298,6 +298,14 @@ fn sort_out<'a>(
                 subcode: subcode::ATTRIBUTE_FLAGS,
                 data: Bytes::copy_from_slice(whole),
                 fault: Fault::new(raw.kind, format!("flags {:#04x}", raw.flags)),
+            });
+        }
+        // RFC 9234 §5: it would be a promise that nobody can read any more.
+        if raw.kind == attribute::ONLY_TO_CUSTOMER && raw.value.len() != 4 {
+            return Err(Malformed {
+                subcode: subcode::ATTRIBUTE_LENGTH,
+                data: Bytes::copy_from_slice(whole),
+                fault: Fault::new(raw.kind, format!("{} octets; allowed: 4", raw.value.len())),
             });
         }
         if std::mem::replace(&mut seen[usize::from(raw.kind)], true) {

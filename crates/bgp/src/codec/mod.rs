@@ -71,6 +71,7 @@ mod attribute {
     pub(super) const AS4_PATH: u8 = 17;
     pub(super) const AS4_AGGREGATOR: u8 = 18;
     pub(super) const LARGE_COMMUNITIES: u8 = 32;
+    pub(super) const ONLY_TO_CUSTOMER: u8 = 35;
 }
 
 /// Attribute flags. RFC 4271 §4.3.
@@ -206,6 +207,7 @@ fn attribute_name(kind: u8) -> std::borrow::Cow<'static, str> {
         attribute::AS4_PATH => "AS4_PATH",
         attribute::AS4_AGGREGATOR => "AS4_AGGREGATOR",
         attribute::LARGE_COMMUNITIES => "LARGE_COMMUNITY",
+        attribute::ONLY_TO_CUSTOMER => "ONLY_TO_CUSTOMER",
         _ => return format!("attribute {kind}").into(),
     };
     name.into()

@@ -12,6 +12,8 @@
 //! - A failed attempt leads from Connect to Active, not to Idle: a speaker that cannot reach its
 //!   peer should at least listen to it.
 //! - A NOTIFICATION is never answered with another.
+//! - A hold time of zero ends with the handshake: OPENs that nothing follows are not waited on for
+//!   ever, but for as long as for an OPEN.
 //! - A passive session never connects, also not when it has waited for ConnectRetryTime.
 
 use std::fmt;
@@ -170,7 +172,7 @@ impl Fsm {
             Event::ConnectRetryTimerExpires => {
                 cx.connect_error(now, "no answer".into());
                 self.close(cx);
-                self.attempt(now, cx);
+                self.seek(now, cx);
             }
             Event::TcpCrAcked => self.open(now, Side::Ours, cx),
             Event::TcpConnectionFails(error) => {
@@ -186,7 +188,7 @@ impl Fsm {
     fn active(&mut self, now: Instant, event: Event, cx: &mut Context) {
         match event {
             Event::Start => {}
-            Event::ConnectRetryTimerExpires => self.attempt(now, cx),
+            Event::ConnectRetryTimerExpires => self.seek(now, cx),
             Event::TcpConnectionConfirmed(conn) => {
                 self.conn = Some(conn);
                 self.open(now, Side::Theirs, cx);
@@ -205,7 +207,9 @@ impl Fsm {
             }
             Event::BgpOpen(negotiated) => {
                 cx.send_keepalive(self.conn);
-                self.timers.hold = negotiated.hold_time.map(|time| now + time);
+                // Also where KEEPALIVEs are not agreed on, the first one has to come.
+                let hold_time = negotiated.hold_time.unwrap_or(OPEN_HOLD_TIME);
+                self.timers.hold = Some(now + hold_time);
                 self.negotiated = Some(negotiated);
                 self.restart_keepalive(now, cx);
                 self.state = State::OpenConfirm;
@@ -322,6 +326,14 @@ impl Fsm {
         self.opened_by = Side::Ours;
         self.restart_connect_retry(now, cx);
         self.state = State::Connect;
+    }
+
+    /// The next attempt is due. The session may have become passive since it was set.
+    fn seek(&mut self, now: Instant, cx: &mut Context) {
+        match cx.settings.passive {
+            true => self.listen(now, cx),
+            false => self.attempt(now, cx),
+        }
     }
 
     /// Waits for the peer, and unless passive for the next attempt: Active.

@@ -164,13 +164,18 @@ impl Session {
         let settings = Settings::new(config, router_id);
         let old = std::mem::replace(&mut self.cx.settings, settings);
         let changed = old != self.cx.settings;
-        if self.configured_shutdown != config.shutdown {
+        let switched = self.configured_shutdown != config.shutdown;
+        if switched {
             self.configured_shutdown.clone_from(&config.shutdown);
-            match &config.shutdown {
-                Some(text) => self.shutdown(now, text),
-                None => self.enable(now),
+            if let Some(text) = &config.shutdown {
+                return self.shutdown(now, text);
             }
-        } else if changed && self.state() <= State::Active {
+            // A person may have enabled it before; what else has changed counts all the same.
+            self.shutdown = None;
+            self.cx.actions.push_back(Action::Changed);
+        }
+        let state = self.state();
+        if (changed && state <= State::Active) || (switched && state == State::Idle) {
             self.backoff.forget();
             self.stop(now, Cease::OtherConfigurationChange, "");
             self.start(now);

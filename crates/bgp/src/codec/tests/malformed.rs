@@ -103,6 +103,7 @@ fn good_updates_cost_nothing() {
         ("withdrawn routes with idle attributes", ebgp(), body(NLRI, &[ORIGIN], &[]), Nothing),
         ("an unknown optional attribute", ebgp(), and(&attr(0xC0, 99, &[1, 2])), Nothing),
         ("a malformed attribute that we do not use", ebgp(), and(&attr(0xC0, 40, &[1, 0, 99])), Nothing),
+        ("ONLY_TO_CUSTOMER is handed on", ebgp(), and(&attr(0xC0, 35, &[0, 0, 0xFD, 0xE9])), Nothing),
         ("an unknown attribute of one link", ebgp(), and(&attr(0x80, 99, &[1])), Nothing),
     ]);
 }
@@ -160,6 +161,8 @@ fn malformed_attributes_cost_the_routes() {
         ("LARGE_COMMUNITY of eleven octets", ebgp(), and(&attr(0xC0, 32, &[0; 11])), Routes(32)),
         ("LARGE_COMMUNITY of none", ebgp(), and(&attr(0xC0, 32, &[])), Routes(32)),
         ("an attribute registered as optional that says to be well-known", ebgp(), and(&attr(0x40, 35, &[0; 4])), Routes(35)),
+        ("ONLY_TO_CUSTOMER of three octets (RFC 9234 §5)", ebgp(), and(&attr(0xC0, 35, &[0; 3])), Routes(35)),
+        ("ONLY_TO_CUSTOMER of none", ibgp(), and(&attr(0xC0, 35, &[])), Routes(35)),
         ("an unknown attribute cut off", ebgp(), and(&[0xC0, 99, 4, 0]), Routes(99)),
         ("the last attribute cut off", ebgp(), and(&[0x80, 4, 4, 0, 0]), Routes(4)),
         ("the last attribute without a length", ebgp(), and(&[0x80, 4]), Routes(4)),

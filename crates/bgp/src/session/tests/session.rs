@@ -288,3 +288,72 @@ fn an_unacceptable_open_says_why_and_connection_trouble_does_not_hide_it() {
          since then: connection refused"
     );
 }
+
+/// Found by the fuzzer: without a hold time nothing ended it.
+#[test]
+fn a_handshake_without_a_hold_time_does_not_last_for_ever() {
+    let mut config = peer();
+    config.timers.hold = 0;
+    let mut rig = Rig::new(&config);
+    let conn = rig.attempt();
+    rig.session.connected(rig.now, conn);
+    rig.open(conn);
+    assert_eq!(rig.session.state(), State::OpenConfirm);
+    rig.advance(Duration::from_secs(239));
+    assert_eq!(rig.session.state(), State::OpenConfirm);
+    rig.advance(Duration::from_secs(1));
+    assert_eq!(rig.session.state(), State::Idle);
+    let last = rig.session.last_error().unwrap().1;
+    assert!(last.contains("Hold Timer Expired"), "{last}");
+
+    // One that is complete stays, silent as it is.
+    let (mut rig, _) = Rig::established(&config);
+    rig.advance(Duration::from_secs(86_400));
+    assert_eq!(rig.session.state(), State::Established);
+}
+
+/// Found by the fuzzer: while a connection of the peer's was there, its own attempt went on.
+#[test]
+fn a_session_that_has_become_passive_makes_no_further_attempt() {
+    let mut rig = Rig::new(&peer());
+    rig.attempt();
+    rig.session.accepted(rig.now, THEIR_CONN);
+    assert_eq!(rig.session.state(), State::OpenSent);
+    let passive = PeerConfig {
+        passive: true,
+        ..peer()
+    };
+    rig.session.reconfigure(rig.now, &passive, router_id(1));
+    rig.actions();
+    rig.advance(Duration::from_secs(60));
+    let connects = |action: &Action| matches!(action, Action::Connect { .. });
+    assert!(!rig.actions().iter().any(connects));
+    assert_eq!(rig.session.state(), State::OpenSent);
+}
+
+/// Found by the fuzzer: a person had enabled the session that the configuration had shut down, and
+/// when the configuration enabled it too, what else it said was not put in force.
+#[test]
+fn a_configuration_that_enables_a_session_is_put_in_force_whole() {
+    let shut = PeerConfig {
+        shutdown: Some("for now".into()),
+        passive: true,
+        ..peer()
+    };
+    let mut rig = Rig::new(&shut);
+    rig.session.enable(rig.now);
+    assert_eq!(rig.session.state(), State::Active);
+    rig.actions();
+    rig.session.reconfigure(rig.now, &peer(), router_id(1));
+    rig.attempt();
+
+    let mut rig = Rig::new(&PeerConfig {
+        passive: false,
+        ..shut
+    });
+    rig.session.enable(rig.now);
+    rig.establish();
+    let other = config(9, 65010, 65001);
+    rig.session.reconfigure(rig.now, &other, router_id(1));
+    assert_eq!(rig.session.state(), State::Idle);
+}
