@@ -218,7 +218,8 @@ pub(crate) struct Reset {
         long,
         default_value = "",
         hide_default_value = true,
-        conflicts_with = "soft"
+        conflicts_with = "soft",
+        value_parser = message
     )]
     pub(crate) message: String,
 }
@@ -228,8 +229,19 @@ pub(crate) struct Shutdown {
     /// The peer's name or address
     pub(crate) peer: String,
     /// A text for the people at the other end
-    #[arg(short, long, default_value = "", hide_default_value = true)]
+    #[arg(short, long, default_value = "", hide_default_value = true, value_parser = message)]
     pub(crate) message: String,
+}
+
+/// A NOTIFICATION carries no longer text (RFC 9003).
+fn message(text: &str) -> Result<String, String> {
+    const MOST: usize = 255;
+    match text.len() {
+        0..=MOST => Ok(text.to_owned()),
+        long => Err(format!(
+            "it has {long} octets; a NOTIFICATION carries at most {MOST}"
+        )),
+    }
 }
 
 #[derive(Debug, Args)]
@@ -268,6 +280,14 @@ mod tests {
             "b",
         ];
         assert!(Cli::try_parse_from(both).is_err());
+    }
+
+    #[test]
+    fn a_message_that_a_notification_cannot_carry_is_refused() {
+        let given = |text: String| Cli::try_parse_from(["bgpctl", "shutdown", "tor", "-m", &text]);
+        assert!(given("x".repeat(255)).is_ok());
+        let error = given("ü".repeat(128)).unwrap_err().to_string();
+        assert!(error.contains("it has 256 octets"), "{error}");
     }
 
     #[test]

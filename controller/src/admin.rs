@@ -173,6 +173,7 @@ fn nodes(view: &View, speakers: &BTreeMap<String, SpeakerState>) -> Vec<pb::Node
             subnets: subnets.remove(name.as_str()).unwrap_or_default(),
             connected: speaker.connected_since.is_some(),
             connected_since_ms: speaker.connected_since.map_or(0, millis),
+            away_since_ms: speaker.away_since.map_or(0, millis),
             desired_version: config.map_or(0, |config| config.version),
             report: speaker.report.as_deref().cloned(),
             problems,

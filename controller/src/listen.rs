@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic_health::ServingStatus;
 
 use crate::admin::Admin;
@@ -25,13 +25,12 @@ use crate::reconcile::View;
 use crate::registry::Registry;
 use crate::serve::Config;
 use crate::source::SourceState;
+use crate::tls::{self, Tls};
 use crate::tunnel::Proxy;
 
 /// A connection on which nothing is heard is asked whether it lives after this, and closed when it
 /// does not answer for as long again.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// A client that does not finish its TLS handshake costs a connection no longer than this.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// What the services are made of.
 pub(crate) struct Services {
@@ -41,39 +40,14 @@ pub(crate) struct Services {
     pub(crate) shutdown: CancellationToken,
 }
 
-/// PEM files for TLS.
-pub(crate) struct TlsFiles {
-    pub(crate) ca: PathBuf,
-    pub(crate) cert: PathBuf,
-    pub(crate) key: PathBuf,
-}
-
 impl Services {
     /// All services, for one listener.
-    pub(crate) fn server(&self, trust: Trust, tls: Option<&TlsFiles>) -> anyhow::Result<Router> {
+    pub(crate) fn server(&self, trust: Trust) -> anyhow::Result<Router> {
         let mut server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .tcp_keepalive(Some(KEEPALIVE))
             .tcp_nodelay(true);
-        if let Some(files) = tls {
-            let read = |path: &Path| {
-                fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-            };
-            // Without client_auth_optional a client without a certificate fails in the handshake.
-            let config = ServerTlsConfig::new()
-                .identity(Identity::from_pem(read(&files.cert)?, read(&files.key)?))
-                .client_ca_root(Certificate::from_pem(read(&files.ca)?))
-                .timeout(HANDSHAKE);
-            server = server.tls_config(config).with_context(|| {
-                format!(
-                    "cannot use {}, {} and {} for TLS; `bgpctl pki controller` makes such files",
-                    files.ca.display(),
-                    files.cert.display(),
-                    files.key.display()
-                )
-            })?;
-        }
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -117,19 +91,25 @@ impl Services {
     }
 }
 
-/// Serves on a TCP port until `shutdown`.
+/// Serves on a TCP port until `shutdown`, with TLS where this is given.
 pub(crate) async fn tcp(
     server: Router,
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let incoming = TcpIncoming::from(listener)
         .with_nodelay(Some(true))
         .with_keepalive(Some(KEEPALIVE));
-    server
-        .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
-        .await
-        .context("gRPC server")
+    let stopped = shutdown.cancelled_owned();
+    match tls {
+        Some(tls) => {
+            let incoming = tls::incoming(incoming, tls);
+            server.serve_with_incoming_shutdown(incoming, stopped).await
+        }
+        None => server.serve_with_incoming_shutdown(incoming, stopped).await,
+    }
+    .context("gRPC server")
 }
 
 /// Serves on the Unix socket until `shutdown`.

@@ -22,6 +22,7 @@ mod registry;
 mod serve;
 mod source;
 mod store;
+mod tls;
 mod tunnel;
 
 use std::io::IsTerminal as _;
@@ -41,11 +42,12 @@ use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::identity::Trust;
-use crate::listen::{Services, TlsFiles};
+use crate::listen::Services;
 use crate::reconcile::Reconciler;
 use crate::registry::Registry;
 use crate::source::files::Files;
 use crate::store::Store;
+use crate::tls::{Tls, TlsFiles};
 
 /// How long open requests have to end after SIGTERM.
 const STOP: Duration = Duration::from_secs(5);
@@ -153,27 +155,27 @@ async fn run(args: Args) -> anyhow::Result<()> {
 
     let mut tasks = JoinSet::new();
     let tls = match (args.ca, args.cert, args.key) {
-        (Some(ca), Some(cert), Some(key)) => Some(TlsFiles { ca, cert, key }),
+        (Some(ca), Some(cert), Some(key)) => Some(Arc::new(Tls::new(TlsFiles { ca, cert, key })?)),
         _ => None,
     };
     for address in args.listen {
         let tls = tls
-            .as_ref()
+            .clone()
             .context("--listen needs --ca, --cert and --key")?;
         let listener = bind(address).await?;
-        let server = services.server(Trust::Certificates, Some(tls))?;
+        let server = services.server(Trust::Certificates)?;
         info!(address = %listener.local_addr()?, "listening with TLS");
-        tasks.spawn(listen::tcp(server, listener, shutdown.clone()));
+        tasks.spawn(listen::tcp(server, listener, Some(tls), shutdown.clone()));
     }
     for address in args.insecure_listen {
         let listener = bind(address).await?;
-        let server = services.server(Trust::Everybody, None)?;
+        let server = services.server(Trust::Everybody)?;
         warn!(address = %listener.local_addr()?, "listening without TLS: anybody who can connect may do everything");
-        tasks.spawn(listen::tcp(server, listener, shutdown.clone()));
+        tasks.spawn(listen::tcp(server, listener, None, shutdown.clone()));
     }
     let socket = listen::bind_unix(&args.socket)
         .with_context(|| format!("cannot listen on {}", args.socket.display()))?;
-    let server = services.server(Trust::Everybody, None)?;
+    let server = services.server(Trust::Everybody)?;
     info!(socket = %args.socket.display(), "listening");
     tasks.spawn(listen::unix(server, socket, shutdown.clone()));
     if let Some(address) = args.metrics {

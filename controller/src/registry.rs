@@ -31,6 +31,8 @@ pub(crate) struct Registry {
 struct Speaker {
     config: watch::Sender<Option<Arc<pb::NodeConfig>>>,
     stream: Option<Stream>,
+    /// When the last stream ended.
+    away_since: Option<Millis>,
     report: Option<Arc<pb::NodeReport>>,
     tunnel: Option<Tunnel>,
 }
@@ -54,6 +56,8 @@ struct Tunnel {
 pub(crate) struct SpeakerState {
     /// Since when its stream is open; absent when it is not.
     pub(crate) connected_since: Option<Millis>,
+    /// Since when it is not; absent while it is open, and when none was in this run of the controller.
+    pub(crate) away_since: Option<Millis>,
     /// What it said last, in this run of the controller.
     pub(crate) report: Option<Arc<pb::NodeReport>>,
     /// Whether it has said something on the stream that is open.
@@ -84,6 +88,7 @@ impl Registry {
             replaced: replaced.clone(),
             reported: false,
         });
+        speaker.away_since = None;
         if let Some(old) = old {
             old.replaced.cancel();
         }
@@ -120,10 +125,12 @@ impl Registry {
     }
 
     /// A stream has ended, for whatever reason.
-    pub(crate) fn closed(&self, node: &str, id: u64) {
+    pub(crate) fn closed(&self, node: &str, id: u64, now: Millis) {
         let mut speakers = self.lock();
-        if let Some(speaker) = speakers.get_mut(node) {
-            speaker.stream.take_if(|stream| stream.id == id);
+        if let Some(speaker) = speakers.get_mut(node)
+            && speaker.stream.take_if(|stream| stream.id == id).is_some()
+        {
+            speaker.away_since = Some(now);
         }
         drop(speakers);
         self.attention.notify_one();
@@ -194,6 +201,7 @@ impl Registry {
         let states = speakers.iter().map(|(node, speaker)| {
             let state = SpeakerState {
                 connected_since: speaker.stream.as_ref().map(|stream| stream.since),
+                away_since: speaker.away_since,
                 report: speaker.report.clone(),
                 reported: speaker
                     .stream
@@ -242,6 +250,7 @@ impl Default for Speaker {
         Speaker {
             config: watch::Sender::new(None),
             stream: None,
+            away_since: None,
             report: None,
             tunnel: None,
         }

@@ -159,7 +159,7 @@ struct Closing {
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.registry.closed(&self.node, self.id);
+        self.registry.closed(&self.node, self.id, now());
         info!(node = self.node, "speaker disconnected");
     }
 }

@@ -77,10 +77,10 @@ impl Missing {
             self.output.complain(failure);
         }
         for node in &self.away {
-            let last = match node.connected_since_ms {
+            let last = match node.away_since_ms {
                 0 => "it has not connected since the controller started".to_owned(),
                 since => format!(
-                    "its last connection began {} ago",
+                    "its last connection ended {} ago",
                     time::age(since, time::now())
                 ),
             };

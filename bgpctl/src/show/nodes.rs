@@ -50,7 +50,7 @@ pub(crate) async fn show(connector: &Connector<'_>, output: Output) -> Result<()
         let mut row = vec![
             node.name.as_str().into(),
             state(node),
-            age(node.connected_since_ms, now).into(),
+            age(node.connected_since_ms.max(node.away_since_ms), now).into(),
             node.asn.to_string().into(),
             list(&node.subnets).into(),
             sessions(node),

@@ -21,6 +21,8 @@ pub(crate) struct Node {
     connected: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     connected_since: Text,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    away_since: Text,
     desired_version: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<u64>,
@@ -66,6 +68,7 @@ impl From<&controller::Node> for Node {
             subnets: node.subnets.clone(),
             connected: node.connected,
             connected_since: rfc3339(node.connected_since_ms),
+            away_since: rfc3339(node.away_since_ms),
             desired_version: node.desired_version,
             version: report.map(|report| report.version),
             software: report.and_then(|report| some(&report.software)),

@@ -225,7 +225,17 @@ async fn a_second_stream_of_a_node_ends_the_first() {
     assert_eq!(second.next().await, config);
     let ended = first.configs.message().await.unwrap_err();
     assert_eq!(ended.code(), tonic::Code::Aborted);
-    assert!(node(&controller, "a").await.unwrap().connected);
+    let seen = node(&controller, "a").await.unwrap();
+    assert!(seen.connected && seen.away_since_ms == 0);
+
+    drop(second);
+    let away = wait_for("a to be away", || async {
+        let seen = node(&controller, "a").await.ok_or("not there")?;
+        (!seen.connected).then_some(seen).ok_or("still connected")
+    })
+    .await;
+    assert!(away.away_since_ms >= seen.connected_since_ms);
+    assert_eq!(away.connected_since_ms, 0);
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use rcgen::{
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Status};
 
-use crate::bench::{Bench, Running, Speaker, subnets};
+use crate::bench::{Bench, Running, Speaker, subnets, wait_for};
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -48,8 +48,8 @@ impl Authority {
 }
 
 struct Tls {
-    _bench: Bench,
-    _controller: Running,
+    bench: Bench,
+    controller: Running,
     authority: Authority,
     address: String,
 }
@@ -84,8 +84,8 @@ impl Tls {
         ]);
         let address = controller.logged("listening with TLS", "address").await;
         Tls {
-            _bench: bench,
-            _controller: controller,
+            bench,
+            controller,
             authority,
             address,
         }
@@ -214,5 +214,47 @@ async fn certificates_that_say_nothing_or_are_of_others_are_of_no_use() {
             !error.message().contains("certificate is that of"),
             "{what}: {error}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_that_fails_is_in_the_log() {
+    let tls = Tls::start().await;
+    let stranger = Authority::new().issue("me", Some("routeshare:operators"), false);
+    if let Ok(channel) = tls.connect(Some(stranger)).await {
+        tls.ask(channel).await.unwrap_err();
+    }
+    wait_for("the line in the log", || async {
+        let log = tls.controller.log();
+        log.contains("handshake failed").then_some(()).ok_or(log)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn certificates_are_renewed_without_a_restart() {
+    let mut tls = Tls::start().await;
+    let before = tls.connect_as("me", "routeshare:operators").await;
+    tls.ask(before.clone()).await.unwrap();
+
+    // Half of the files: a key that is not the certificate's.
+    let other = Authority::new();
+    let (cert, key) = other.issue("controller", None, true);
+    fs::write(tls.bench.path("controller.key"), key).unwrap();
+    let during = tls.connect_as("me", "routeshare:operators").await;
+    tls.ask(during).await.unwrap();
+    assert!(tls.controller.log().contains("those of before stay in use"));
+
+    fs::write(tls.bench.path("controller.crt"), cert).unwrap();
+    fs::write(tls.bench.path("ca.crt"), other.0.pem()).unwrap();
+    let old = tls
+        .authority
+        .issue("me", Some("routeshare:operators"), false);
+    tls.authority = other;
+    let after = tls.connect_as("me", "routeshare:operators").await;
+    tls.ask(after).await.unwrap();
+    tls.ask(before).await.unwrap(); // connections that are there stay
+    if let Ok(channel) = tls.connect(Some(old)).await {
+        tls.ask(channel).await.unwrap_err();
     }
 }
