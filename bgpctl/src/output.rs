@@ -1,5 +1,6 @@
 //! Where answers go: colours, lists of JSON or YAML as they come, complaints.
 
+use std::fmt;
 use std::io::{self, BufWriter, IsTerminal as _, Stdout, Write};
 
 use anstyle::{AnsiColor, Style};
@@ -55,9 +56,19 @@ impl Output {
 
     /// `text` in a style, where colours are wanted.
     pub(crate) fn paint(self, style: Style, text: &str) -> String {
+        let mut painted = String::new();
+        self.paint_into(style, text, &mut painted);
+        painted
+    }
+
+    /// Appends `text` in a style.
+    pub(crate) fn paint_into(self, style: Style, text: &str, out: &mut String) {
         match self.color && !text.is_empty() && style != Style::new() {
-            true => format!("{style}{text}{style:#}"),
-            false => text.to_owned(),
+            true => {
+                let painted = format_args!("{style}{text}{style:#}");
+                let _ = fmt::Write::write_fmt(out, painted); // a String takes everything
+            }
+            false => out.push_str(text),
         }
     }
 

@@ -14,6 +14,8 @@ use crate::output::{Output, TITLE};
 const FIRST_PAGE: usize = 500;
 /// Between two columns.
 const GAP: usize = 2;
+/// So many octets of lines are written at once.
+const TOGETHER: usize = 64 * 1024;
 
 /// A column's title, and to which side its cells are pushed.
 #[derive(Clone, Copy, Debug)]
@@ -92,13 +94,58 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
+/// A row whose memory serves for the next one, too: for tables of any length.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Row {
+    /// Of all cells, one behind the other.
+    text: String,
+    /// Where each cell ends, and how it looks.
+    cells: Vec<(usize, Style)>,
+}
+
+impl Row {
+    /// Without cells.
+    pub(crate) fn clear(&mut self) {
+        self.text.clear();
+        self.cells.clear();
+    }
+
+    /// Appends a cell.
+    pub(crate) fn add(&mut self, style: Style, text: &str) {
+        self.text.push_str(text);
+        self.cells.push((self.text.len(), style));
+    }
+
+    /// The cells.
+    fn iter(&self) -> impl Iterator<Item = (&str, Style)> {
+        let mut start = 0;
+        self.cells.iter().map(move |(end, style)| {
+            let text = &self.text[start..*end];
+            start = *end;
+            (text, *style)
+        })
+    }
+}
+
+impl From<Vec<Cell>> for Row {
+    fn from(cells: Vec<Cell>) -> Row {
+        let mut row = Row::default();
+        for cell in cells {
+            row.add(cell.style, &cell.text);
+        }
+        row
+    }
+}
+
 /// A table that is written as its rows come.
 pub(crate) struct Table<W> {
     writer: W,
     output: Output,
     columns: Vec<Column>,
+    /// Lines that go out together.
+    lines: String,
     /// Rows that wait for the widths; none once those are fixed.
-    waiting: Vec<Vec<Cell>>,
+    waiting: Vec<Row>,
     /// Of each column; `None` for one that is left out. Empty until fixed.
     widths: Vec<Option<usize>>,
 }
@@ -109,6 +156,7 @@ impl<W: Write> Table<W> {
             writer,
             output,
             columns,
+            lines: String::new(),
             waiting: Vec::new(),
             widths: Vec::new(),
         }
@@ -116,11 +164,16 @@ impl<W: Write> Table<W> {
 
     /// Adds a row; it has a cell for every column.
     pub(crate) fn push(&mut self, row: Vec<Cell>) -> Result<(), Failure> {
-        debug_assert_eq!(row.len(), self.columns.len());
+        self.push_row(&Row::from(row))
+    }
+
+    /// As [`Table::push`].
+    pub(crate) fn push_row(&mut self, row: &Row) -> Result<(), Failure> {
+        debug_assert_eq!(row.cells.len(), self.columns.len());
         if !self.widths.is_empty() {
-            return self.write(&row);
+            return self.write(row);
         }
-        self.waiting.push(row);
+        self.waiting.push(row.clone());
         if self.waiting.len() == FIRST_PAGE {
             self.fix(false)?;
         }
@@ -132,6 +185,7 @@ impl<W: Write> Table<W> {
         if self.widths.is_empty() && !self.waiting.is_empty() {
             self.fix(true)?;
         }
+        self.writer.write_all(self.lines.as_bytes())?;
         self.writer.flush()?;
         Ok(self.writer)
     }
@@ -140,51 +194,72 @@ impl<W: Write> Table<W> {
     /// only when the table is `complete`: a later row may need them.
     fn fix(&mut self, complete: bool) -> Result<(), Failure> {
         let rows = std::mem::take(&mut self.waiting);
-        let widths = self.columns.iter().enumerate().map(|(index, column)| {
-            let widest = rows.iter().map(|row| width(&row[index].text)).max();
-            match widest.unwrap_or(0) {
+        let mut widest = vec![0; self.columns.len()];
+        for row in &rows {
+            for ((text, _), widest) in row.iter().zip(&mut widest) {
+                *widest = width(text).max(*widest);
+            }
+        }
+        let widths = self
+            .columns
+            .iter()
+            .zip(widest)
+            .map(|(column, widest)| match widest {
                 0 if column.all_or_none || column.optional && complete => None,
                 widest if complete => Some(widest.max(width(column.title))),
                 widest => Some(widest.max(width(column.title)).max(column.room)),
-            }
-        });
+            });
         self.widths = widths.collect();
-        let titles: Vec<Cell> = self
-            .columns
-            .iter()
-            .map(|column| Cell::styled(TITLE, column.title))
-            .collect();
+        let mut titles = Row::default();
+        for column in &self.columns {
+            titles.add(TITLE, column.title);
+        }
         self.write(&titles)?;
         rows.iter().try_for_each(|row| self.write(row))
     }
 
-    fn write(&mut self, row: &[Cell]) -> Result<(), Failure> {
-        let mut line = String::new();
+    fn write(&mut self, row: &Row) -> Result<(), Failure> {
         let mut owed = 0;
-        for ((cell, column), size) in row.iter().zip(&self.columns).zip(&self.widths) {
+        for (((text, style), column), size) in row.iter().zip(&self.columns).zip(&self.widths) {
             let Some(size) = size else { continue };
-            let padding = size.saturating_sub(width(&cell.text));
+            let padding = size.saturating_sub(width(text));
             let (before, after) = if column.right {
                 (padding, 0)
             } else {
                 (0, padding)
             };
             // Blanks are owed until something follows, so that no line ends in them.
-            if !cell.text.is_empty() {
-                line.extend(std::iter::repeat_n(' ', owed + before));
-                line += &self.output.paint(cell.style, &cell.text);
+            if !text.is_empty() {
+                blanks(owed + before, &mut self.lines);
+                self.output.paint_into(style, text, &mut self.lines);
                 owed = after + GAP;
             } else {
                 owed += padding + GAP;
             }
         }
-        line.push('\n');
-        Ok(self.writer.write_all(line.as_bytes())?)
+        self.lines.push('\n');
+        if self.lines.len() >= TOGETHER {
+            self.writer.write_all(self.lines.as_bytes())?;
+            self.lines.clear();
+        }
+        Ok(())
+    }
+}
+
+fn blanks(mut count: usize, line: &mut String) {
+    const BLANKS: &str = "                                                                ";
+    while count > 0 {
+        let some = count.min(BLANKS.len());
+        line.push_str(&BLANKS[..some]);
+        count -= some;
     }
 }
 
 fn width(text: &str) -> usize {
-    text.chars().count()
+    match text.is_ascii() {
+        true => text.len(),
+        false => text.chars().count(),
+    }
 }
 
 #[cfg(test)]

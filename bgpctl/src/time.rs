@@ -41,6 +41,11 @@ pub(crate) fn rfc3339(then: i64) -> Option<String> {
     Some(format!("{time:.3}"))
 }
 
+/// Whether [`rfc3339`] has something to say.
+pub(crate) fn is_time(then: i64) -> bool {
+    then != 0 && Timestamp::from_millisecond(then).is_ok()
+}
+
 /// The time of day here, to the millisecond.
 pub(crate) fn clock(then: i64) -> String {
     Timestamp::from_millisecond(then).map_or_else(

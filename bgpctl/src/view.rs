@@ -15,7 +15,7 @@ mod status;
 pub(crate) use explanation::Explanation;
 pub(crate) use nodes::{Node, SubnetLease};
 pub(crate) use peers::Peer;
-pub(crate) use routes::{Route, RouteChange};
+pub(crate) use routes::{Attributes, Route, RouteChange};
 pub(crate) use status::{ControllerStatus, SpeakerStatus};
 
 type Text = Option<String>;

@@ -1,18 +1,19 @@
 //! The gRPC service: ask the engine, convert (`admin/convert.rs`), answer.
 //!
 //! Served on a Unix socket that only its owner may open, and through the tunnel to the controller.
-//! Tables are streamed: each page is one question to the loop, asked when the one before is on its
-//! way, so nothing is copied and the loop does a bounded piece of work at a time.
+//! Tables are streamed (`admin/routes.rs`): each page is one question to the loop, so nothing is
+//! copied and the loop does a bounded piece of work at a time.
 
 mod convert;
+mod routes;
 pub(crate) mod socket;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use bgp::engine::Command;
-use bgp::query::{Cursor, Destinations, QueryError, RoutePage, RouteQuery, View};
-use bgp::types::{Family, Prefix};
+use bgp::query::{QueryError, View};
+use bgp::types::Family;
 use proto::controller::v1 as controller;
 use proto::speaker::v1 as pb;
 use proto::speaker::v1::speaker_service_server::{SpeakerService, SpeakerServiceServer};
@@ -25,8 +26,6 @@ use crate::clock::{wall_ms, wall_ms_or_0};
 use crate::daemon::{Asker, Stopping, now};
 use crate::report;
 
-/// Routes in a page: one turn of the loop, and well below the 4 MiB that a gRPC client takes.
-const PAGE: usize = 1024;
 /// How long the kernel's side may take to answer.
 const KERNEL_ANSWER: Duration = Duration::from_secs(2);
 /// Pages and events on their way to a client.
@@ -177,20 +176,14 @@ impl SpeakerService for Service {
         &self,
         request: Request<pb::ListRoutesRequest>,
     ) -> Result<Response<Self::ListRoutesStream>, Status> {
-        let query = query(request.into_inner())?;
+        let request = request.into_inner();
+        let compact = request.compact;
+        let query = routes::query(request)?;
         let asker = self.asker.clone();
         // The first page is asked for here, so that a wrong peer fails the call itself.
-        let mut page = next_page(&asker, &query, None).await?;
+        let first = routes::next_page(&asker, &query, None).await?;
         Ok(stream(|sender| async move {
-            loop {
-                let next = page.next;
-                let routes = with_kernel_states(&asker, &query, page).await?;
-                if !routes.is_empty() && sender.send(Ok(pb::RoutePage { routes })).await.is_err() {
-                    return Ok(());
-                }
-                let Some(after) = next else { return Ok(()) };
-                page = next_page(&asker, &query, Some(after)).await?;
-            }
+            routes::send_pages(&asker, &query, first, compact, &sender).await
         }))
     }
 
@@ -200,7 +193,7 @@ impl SpeakerService for Service {
         &self,
         request: Request<pb::ListRoutesRequest>,
     ) -> Result<Response<Self::WatchRoutesStream>, Status> {
-        let query = query(request.into_inner())?;
+        let query = routes::query(request.into_inner())?;
         if query.view != View::Best {
             return Err(Status::invalid_argument(
                 "only best routes (view `Best`) can be watched",
@@ -215,7 +208,7 @@ impl SpeakerService for Service {
                     () = sender.closed() => return Ok(()),
                 };
                 match change {
-                    Ok(change) if concerns(&query, change.prefix) => {
+                    Ok(change) if routes::concerns(&query, change.prefix) => {
                         let change = convert::route_change(change, std::mem::take(&mut missed));
                         if sender.send(Ok(change)).await.is_err() {
                             return Ok(());
@@ -233,14 +226,14 @@ impl SpeakerService for Service {
         &self,
         request: Request<pb::ExplainRequest>,
     ) -> Result<Response<pb::Explanation>, Status> {
-        let target = Target::parse(&request.into_inner().prefix)?;
+        let target = routes::Target::parse(&request.into_inner().prefix)?;
         let ask = self.asker.ask(move |daemon| {
             let prefix = match target {
-                Target::Prefix(prefix) => prefix,
-                Target::Address(address) => daemon
+                routes::Target::Prefix(prefix) => prefix,
+                routes::Target::Address(address) => daemon
                     .engine
                     .lookup(address)
-                    .unwrap_or_else(|| host(address)),
+                    .unwrap_or_else(|| routes::host(address)),
             };
             (daemon.engine.explain(prefix), daemon.kernel.fib())
         });
@@ -331,194 +324,4 @@ pub(crate) async fn in_time<T: Default>(answer: impl Future<Output = T>) -> T {
     tokio::time::timeout(KERNEL_ANSWER, answer)
         .await
         .unwrap_or_default()
-}
-
-async fn next_page(
-    asker: &Asker,
-    query: &RouteQuery,
-    after: Option<Cursor>,
-) -> Result<RoutePage, Status> {
-    let query = query.clone();
-    let page = asker
-        .ask(move |daemon| daemon.engine.routes(&query, after, PAGE))
-        .await?;
-    page.map_err(|error| Status::not_found(error.to_string()))
-}
-
-/// Converts a page; best routes of our own tables are joined with what the kernel holds.
-async fn with_kernel_states(
-    asker: &Asker,
-    query: &RouteQuery,
-    page: RoutePage,
-) -> Result<Vec<pb::Route>, Status> {
-    let joined = matches!(query.view, View::Best | View::All);
-    let best: Vec<Prefix> = page
-        .rows
-        .iter()
-        .filter(|row| joined && row.best)
-        .map(|row| row.prefix)
-        .collect();
-    let states = match asker.ask(|daemon| daemon.kernel.fib()).await? {
-        Some(fib) if !best.is_empty() => in_time(fib.states(best)).await,
-        _ => Vec::new(),
-    };
-    let mut states = states.into_iter();
-    let routes = page.rows.into_iter().map(|row| {
-        let state = if joined && row.best {
-            states.next()
-        } else {
-            None
-        };
-        convert::route(row, state.map(|state| state.state))
-    });
-    Ok(routes.collect())
-}
-
-/// What a person typed where a prefix or an address may stand.
-#[derive(Clone, Copy)]
-enum Target {
-    Prefix(Prefix),
-    Address(IpAddr),
-}
-
-impl Target {
-    fn parse(text: &str) -> Result<Target, Status> {
-        if let Ok(address) = text.parse() {
-            return Ok(Target::Address(address));
-        }
-        if !text.contains('/') {
-            return Err(Status::invalid_argument(format!(
-                "`{text}` is not an address; give a prefix or an address"
-            )));
-        }
-        text.parse().map(Target::Prefix).map_err(|error| {
-            Status::invalid_argument(format!("{error}; give a prefix or an address"))
-        })
-    }
-}
-
-fn host(address: IpAddr) -> Prefix {
-    Prefix::new(address, u8::MAX)
-}
-
-fn query(request: pb::ListRoutesRequest) -> Result<RouteQuery, Status> {
-    let peer = request.peer;
-    let needs_peer = |view: fn(String) -> View| match peer.is_empty() {
-        false => Ok(view(peer.clone())),
-        true => Err(Status::invalid_argument(format!(
-            "view `{}` needs a peer",
-            request.view
-        ))),
-    };
-    let view = match request.view.as_str() {
-        "" | "Best" => View::Best,
-        "All" => View::All,
-        "Received" => needs_peer(|peer| View::Received { peer })?,
-        "Advertised" => needs_peer(|peer| View::Advertised { peer })?,
-        other => {
-            let allowed = "Best, All, Received, Advertised";
-            return Err(Status::invalid_argument(format!(
-                "no view `{other}`; there are {allowed}"
-            )));
-        }
-    };
-    let family = match request.family.as_str() {
-        "" => None,
-        "IPv4" => Some(Family::Ipv4),
-        "IPv6" => Some(Family::Ipv6),
-        other => {
-            return Err(Status::invalid_argument(format!(
-                "no family `{other}`; IPv4 or IPv6"
-            )));
-        }
-    };
-    let destinations = match request.prefix.as_str() {
-        "" => Destinations::All,
-        text => match Target::parse(text)? {
-            Target::Address(address) => Destinations::LongestMatch(host(address)),
-            Target::Prefix(prefix) if request.longer_prefixes => Destinations::Longer(prefix),
-            Target::Prefix(prefix) if request.longest_match => Destinations::LongestMatch(prefix),
-            Target::Prefix(prefix) => Destinations::Exact(prefix),
-        },
-    };
-    Ok(RouteQuery {
-        view,
-        destinations,
-        family,
-    })
-}
-
-/// Whether a watcher asked for this destination.
-fn concerns(query: &RouteQuery, prefix: Prefix) -> bool {
-    let family = query.family.is_none_or(|family| family == prefix.family());
-    family
-        && match query.destinations {
-            Destinations::All => true,
-            Destinations::Exact(wanted) => wanted == prefix,
-            Destinations::Longer(wanted) => wanted.contains(prefix),
-            // Any of these may be, or have been, the longest match.
-            Destinations::LongestMatch(wanted) => prefix.contains(wanted),
-        }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn request(view: &str, prefix: &str) -> pb::ListRoutesRequest {
-        pb::ListRoutesRequest {
-            view: view.into(),
-            prefix: prefix.into(),
-            ..pb::ListRoutesRequest::default()
-        }
-    }
-
-    #[test]
-    fn an_address_asks_for_its_longest_match_and_a_prefix_for_itself() {
-        let asked = |prefix| query(request("", prefix)).unwrap().destinations;
-        assert_eq!(asked(""), Destinations::All);
-        assert_eq!(
-            asked("192.0.2.1"),
-            Destinations::LongestMatch("192.0.2.1/32".parse().unwrap())
-        );
-        let prefix: Prefix = "192.0.2.0/24".parse().unwrap();
-        assert_eq!(asked("192.0.2.0/24"), Destinations::Exact(prefix));
-        let longer = pb::ListRoutesRequest {
-            longer_prefixes: true,
-            ..request("", "192.0.2.0/24")
-        };
-        assert_eq!(
-            query(longer).unwrap().destinations,
-            Destinations::Longer(prefix)
-        );
-    }
-
-    #[test]
-    fn wrong_questions_say_what_is_allowed() {
-        let refused = |view, prefix| {
-            query(request(view, prefix))
-                .unwrap_err()
-                .message()
-                .to_owned()
-        };
-        assert!(refused("Worst", "").contains("Best, All, Received, Advertised"));
-        assert!(refused("Received", "").contains("needs a peer"));
-        assert!(
-            refused("", "192.0.2.1/24").contains("host") || !refused("", "192.0.2.1/24").is_empty()
-        );
-        assert!(refused("", "tor-a").contains("give a prefix or an address"));
-        assert!(refused("", "10.64.300.0").contains("`10.64.300.0` is not an address"));
-    }
-
-    #[test]
-    fn a_watcher_of_an_address_hears_of_every_prefix_that_holds_it() {
-        let watch = query(request("", "10.1.2.3")).unwrap();
-        for (prefix, heard) in [
-            ("10.0.0.0/8", true),
-            ("10.1.2.0/24", true),
-            ("10.1.3.0/24", false),
-        ] {
-            assert_eq!(concerns(&watch, prefix.parse().unwrap()), heard, "{prefix}");
-        }
-    }
 }

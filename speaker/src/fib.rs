@@ -238,6 +238,14 @@ impl Fib {
         answered.await.unwrap_or_default()
     }
 
+    /// What became of each of `prefixes`, in their order, and nothing more about them; none if the
+    /// thread has ended.
+    pub(crate) async fn route_states(&self, prefixes: Vec<Prefix>) -> Vec<RouteState> {
+        let (answer, answered) = oneshot::channel();
+        self.queue.push(Request::RouteStates(prefixes, answer));
+        answered.await.unwrap_or_default()
+    }
+
     /// Numbers as of now.
     pub(crate) async fn summary(&self) -> FibSummary {
         let (answer, answered) = oneshot::channel();

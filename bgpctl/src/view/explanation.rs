@@ -8,20 +8,20 @@ use super::{Text, some};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Explanation {
+pub(crate) struct Explanation<'a> {
     prefix: String,
     summary: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     covering: Text,
-    candidates: Vec<Candidate>,
-    advertised: Vec<AdvertisedTo>,
+    candidates: Vec<Candidate<'a>>,
+    advertised: Vec<AdvertisedTo<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     kernel: Option<KernelState>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Candidate {
+struct Candidate<'a> {
     outcome: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Text,
@@ -35,10 +35,10 @@ struct Candidate {
     next_hop: Option<NextHop>,
     /// As received.
     #[serde(skip_serializing_if = "Option::is_none")]
-    route: Option<Route>,
+    route: Option<Route<'a>>,
     /// After import policy.
     #[serde(skip_serializing_if = "Option::is_none")]
-    accepted: Option<Attributes>,
+    accepted: Option<Attributes<'a>>,
 }
 
 #[derive(Serialize)]
@@ -63,7 +63,7 @@ struct NextHop {
 }
 
 #[derive(Serialize)]
-struct AdvertisedTo {
+struct AdvertisedTo<'a> {
     peer: String,
     state: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,7 +71,7 @@ struct AdvertisedTo {
     #[serde(skip_serializing_if = "Option::is_none")]
     export: Option<PolicyTrace>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    attributes: Option<Attributes>,
+    attributes: Option<Attributes<'a>>,
 }
 
 #[derive(Serialize)]
@@ -97,8 +97,8 @@ impl From<&speaker::PolicyTrace> for PolicyTrace {
     }
 }
 
-impl From<&speaker::Candidate> for Candidate {
-    fn from(candidate: &speaker::Candidate) -> Candidate {
+impl<'a> From<&'a speaker::Candidate> for Candidate<'a> {
+    fn from(candidate: &'a speaker::Candidate) -> Candidate<'a> {
         Candidate {
             outcome: candidate.outcome.clone(),
             reason: some(&candidate.reason),
@@ -118,8 +118,8 @@ impl From<&speaker::Candidate> for Candidate {
     }
 }
 
-impl From<&speaker::Explanation> for Explanation {
-    fn from(explanation: &speaker::Explanation) -> Explanation {
+impl<'a> From<&'a speaker::Explanation> for Explanation<'a> {
+    fn from(explanation: &'a speaker::Explanation) -> Explanation<'a> {
         let advertised = explanation.advertised.iter().map(|to| AdvertisedTo {
             peer: to.peer.clone(),
             state: to.state.clone(),

@@ -47,6 +47,7 @@ impl SpeakerService for Fake {
                 };
                 100
             ],
+            ..RoutePage::default()
         };
         let pages = futures::stream::iter((0..PAGES).map(move |number| Ok(page(number))));
         Ok(Response::new(Box::pin(pages)))

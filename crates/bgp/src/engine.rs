@@ -2,13 +2,14 @@
 //!
 //! This file is its interface and the order in which things happen; `peers` has the sessions' side
 //! (connections, what comes over them), `graceful` what outlives them, `configure` finds what a new configuration changes,
-//! `queries` and `explain` answer questions. The tables are in `rib`.
+//! `queries`, `pages` and `explain` answer questions. The tables are in `rib`.
 
 mod configure;
 mod explain;
 mod graceful;
 mod io;
 mod limits;
+mod pages;
 mod peers;
 mod queries;
 

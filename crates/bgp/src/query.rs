@@ -3,6 +3,8 @@
 //! The engine answers in bounded pages and copies no table; the daemon turns these values into
 //! `proto`'s and instants into wall-clock times.
 
+mod page;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -13,6 +15,7 @@ use crate::attributes::Attributes;
 use crate::config::{PrefixLimits, Source};
 use crate::engine::NextHopState;
 use crate::types::{Asn, Family, PeerId, Prefix, RouterId};
+pub use page::{AttributeSets, Cursor, PackedSet, PageOrigin, PageRoute, Remark, RoutePage};
 
 /// The engine as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -262,19 +265,6 @@ pub enum Destinations {
     Longer(Prefix),
     /// The longest prefix there is (in the view asked for) that holds this one.
     LongestMatch(Prefix),
-}
-
-/// Where the next page begins: behind this prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor(pub Prefix);
-
-/// Some of the routes asked for, in order of prefix; the paths of one prefix are not torn apart.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct RoutePage {
-    /// The routes.
-    pub rows: Vec<RouteRow>,
-    /// Ask again with this; `None` at the end.
-    pub next: Option<Cursor>,
 }
 
 /// One route.

@@ -17,6 +17,7 @@ use bgp::types::{Asn, Family, Prefix, RouterId};
 use proto::controller::v1 as pb;
 
 mod bfd;
+pub mod routes;
 
 pub use bfd::session as bfd_session;
 

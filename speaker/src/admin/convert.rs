@@ -3,14 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bgp::attributes::Attributes;
 use bgp::config::{LimitAction, PrefixLimits};
-use bgp::config::{Origin, Source};
 use bgp::engine::{NextHopState, RouteChange};
 use bgp::query::{
     Candidate, Explanation, Export, ExportState, FamilyStatus, MessageCounts, Outcome, PolicyTrace,
     RouteRow, Withheld,
 };
+use plan::wire::routes::{attributes, kernel_word, source};
 use proto::speaker::v1 as pb;
 
 use crate::clock::{wall_ms, wall_ms_or_0};
@@ -124,7 +123,9 @@ pub(super) fn route(row: RouteRow, kernel: Option<RouteState>) -> pb::Route {
         stale: row.stale,
         reason: text(row.reason),
         since_ms: wall_ms_or_0(row.since),
-        kernel: kernel.map_or(String::new(), |state| kernel_word(state).to_owned()),
+        kernel: kernel.map_or(String::new(), |state| {
+            kernel_word(kernel_route(state)).to_owned()
+        }),
         advertisements: row.advertisements,
     }
 }
@@ -139,48 +140,6 @@ pub(super) fn route_change(change: RouteChange, missed: bool) -> pb::RouteChange
         route: Some(change.best.map_or_else(gone, |row| route(row, None))),
         at_ms: wall_ms(now()),
         missed,
-    }
-}
-
-fn source(source: Source) -> &'static str {
-    match source {
-        Source::Local => "Local",
-        Source::Ebgp => "Ebgp",
-        Source::Ibgp => "Ibgp",
-    }
-}
-
-fn attributes(from: &Attributes) -> pb::Attributes {
-    let origin = match from.origin {
-        Origin::Igp => "igp",
-        Origin::Egp => "egp",
-        Origin::Incomplete => "incomplete",
-    };
-    pb::Attributes {
-        origin: origin.to_owned(),
-        as_path: from.as_path.to_string(),
-        next_hop: text(from.next_hop.map(|hop| hop.address)),
-        next_hop_link_local: text(from.next_hop.and_then(|hop| hop.link_local)),
-        med: from.med,
-        local_preference: from.local_pref,
-        atomic_aggregate: from.atomic_aggregate,
-        aggregator: from
-            .aggregator
-            .map_or(String::new(), |(asn, id)| format!("{asn} {id}")),
-        communities: words(&from.communities),
-        large_communities: words(&from.large_communities),
-        extended_communities: words(&from.extended_communities),
-        originator_id: text(from.originator_id),
-        cluster_list: words(&from.cluster_list),
-        unknown: from
-            .unknown
-            .iter()
-            .map(|unknown| pb::UnknownAttribute {
-                flags: u32::from(unknown.flags),
-                r#type: u32::from(unknown.kind),
-                value: unknown.value.to_vec(),
-            })
-            .collect(),
     }
 }
 
@@ -310,7 +269,7 @@ fn kernel_line(from: &Explanation, kernel: Option<&KernelState>) -> String {
 fn kernel_state(from: &Explanation, kernel: Option<KernelState>) -> pb::KernelState {
     let Some(kernel) = kernel else {
         return pb::KernelState {
-            state: kernel_word(RouteState::NotInstalled).to_owned(),
+            state: kernel_word(kernel_route(RouteState::NotInstalled)).to_owned(),
             text: "the kernel's side has not started".to_owned(),
             ..pb::KernelState::default()
         };
@@ -321,7 +280,7 @@ fn kernel_state(from: &Explanation, kernel: Option<KernelState>) -> pb::KernelSt
         kernel.state
     };
     pb::KernelState {
-        state: kernel_word(state).to_owned(),
+        state: kernel_word(kernel_route(state)).to_owned(),
         text: kernel.text,
         next_hops: kernel.next_hops,
         table: kernel.kernel.table,
@@ -330,13 +289,14 @@ fn kernel_state(from: &Explanation, kernel: Option<KernelState>) -> pb::KernelSt
     }
 }
 
-fn kernel_word(state: RouteState) -> &'static str {
+/// What became of a route in the kernel, for the contract.
+pub(super) fn kernel_route(state: RouteState) -> pb::KernelRoute {
     match state {
-        RouteState::Installed => "Installed",
-        RouteState::Pending => "Pending",
-        RouteState::Refused => "Refused",
-        RouteState::Foreign => "Foreign",
-        RouteState::NotInstalled => "NotInstalled",
+        RouteState::Installed => pb::KernelRoute::Installed,
+        RouteState::Pending => pb::KernelRoute::Pending,
+        RouteState::Refused => pb::KernelRoute::Refused,
+        RouteState::Foreign => pb::KernelRoute::Foreign,
+        RouteState::NotInstalled => pb::KernelRoute::NotInstalled,
     }
 }
 
@@ -411,8 +371,4 @@ fn trace(from: PolicyTrace) -> pb::PolicyTrace {
 
 fn text<T: ToString>(value: Option<T>) -> String {
     value.map_or(String::new(), |value| value.to_string())
-}
-
-fn words<T: ToString>(values: &[T]) -> Vec<String> {
-    values.iter().map(ToString::to_string).collect()
 }

@@ -9,6 +9,7 @@ use bgp::config::{
 };
 use bgp::types::{Asn, Family, Prefix, RouterId};
 use hyper_util::rt::TokioIo;
+use plan::wire::routes::{CompactPage, attributes, kernel_word};
 use proto::speaker::v1 as pb;
 use proto::speaker::v1::speaker_service_client::SpeakerServiceClient;
 use tempfile::TempDir;
@@ -259,6 +260,37 @@ impl Node {
         routes
     }
 
+    /// A table by columns says what it says route by route; it has `count` routes.
+    async fn same_in_columns(&mut self, view: &str, peer: &str, count: usize) {
+        let routes = self.routes(view, peer).await;
+        assert_eq!(routes.len(), count, "{routes:#?}");
+        let request = pb::ListRoutesRequest {
+            view: view.into(),
+            peer: peer.into(),
+            compact: true,
+            ..pb::ListRoutesRequest::default()
+        };
+        let mut pages = self.admin.list_routes(request).await.unwrap().into_inner();
+        let mut plain = routes.iter();
+        while let Some(page) = pages.message().await.unwrap() {
+            assert_eq!(page.routes, []);
+            let page = CompactPage::new(page.compact.unwrap()).unwrap();
+            for (compact, plain) in page.routes().zip(&mut plain) {
+                assert_eq!(compact.prefix.to_string(), plain.prefix);
+                assert_eq!(
+                    (compact.peer, compact.reason),
+                    (&*plain.peer, &*plain.reason)
+                );
+                assert_eq!(compact.advertisements, plain.advertisements);
+                assert_eq!((compact.best, compact.stale), (plain.best, plain.stale));
+                assert_eq!(kernel_word(compact.kernel), plain.kernel);
+                let attributes = Some(attributes(&compact.set.decode()));
+                assert_eq!(attributes, plain.attributes);
+            }
+        }
+        assert_eq!(plain.len(), 0, "pages lack {plain:#?}");
+    }
+
     async fn metrics(&self) -> String {
         let mut stream = TcpStream::connect(self.metrics).await.unwrap();
         let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
@@ -333,6 +365,9 @@ async fn routes_go_from_one_speaker_to_the_other_and_go_with_the_session() {
     };
     let explanation = b.admin.explain(request).await.unwrap().into_inner();
     assert_eq!(explanation.candidates.len(), 1, "{explanation:#?}");
+    b.same_in_columns("Received", "n1", 1).await;
+    b.same_in_columns("Advertised", "n1", 1).await;
+    b.same_in_columns("All", "", 2).await;
     a.stop(Departure::ComingBack).await;
     b.wait("n1", "down", |peer| peer.state != ESTABLISHED).await;
     assert!(b.routes("Received", "n1").await.is_empty());

@@ -264,6 +264,9 @@ impl Driver {
                     let states = prefixes.into_iter().map(|prefix| self.state(prefix));
                     let _ = answer.send(states.collect()); // the asker may be gone
                 }
+                Some(Request::RouteStates(prefixes, answer)) => {
+                    let _ = answer.send(self.route_states(&prefixes)); // the asker may be gone
+                }
                 Some(Request::Summary(answer)) => {
                     let _ = answer.send(self.summary()); // the asker may be gone
                 }

@@ -13,7 +13,7 @@ use bgp::types::Prefix;
 use plan::KernelConfig;
 use tokio::sync::oneshot;
 
-use super::{FibSummary, KernelState};
+use super::{FibSummary, KernelState, RouteState};
 
 /// Changes that may wait: 1 MiB of them, some 40 ms of work, so that the thread is busy while the
 /// engine is busy with something else.
@@ -30,6 +30,7 @@ pub(super) enum Request {
     /// Every set with this number or one before it has been handed over.
     HandedOver(u32),
     States(Vec<Prefix>, oneshot::Sender<Vec<KernelState>>),
+    RouteStates(Vec<Prefix>, oneshot::Sender<Vec<RouteState>>),
     Summary(oneshot::Sender<FibSummary>),
     Shutdown(Option<oneshot::Sender<()>>),
 }

@@ -22,13 +22,11 @@ impl Driver {
         }
         let entry = self.table.get(prefix);
         let entry = entry.filter(|entry| entry.state() != State::Stale);
-        let (state, text) = match entry {
-            Some(_) if !self.config.install => (
-                RouteState::NotInstalled,
-                "kernel.install is off for this node".to_owned(),
-            ),
-            Some(entry) => self.state_of(prefix, entry),
-            None => (RouteState::NotInstalled, String::new()),
+        let state = self.route_state(entry);
+        let text = match entry {
+            Some(_) if !self.config.install => "kernel.install is off for this node".to_owned(),
+            Some(entry) => self.state_in_words(prefix, entry),
+            None => String::new(),
         };
         let entry = entry.filter(|_| state == RouteState::Installed);
         let ways = entry.map_or_else(WaysOut::default, |entry| self.groups.ways_out(entry.slot()));
@@ -40,6 +38,29 @@ impl Driver {
             text,
             next_hops: paths.chain(ways.backups.iter().map(backup)).collect(),
             kernel: self.config,
+        }
+    }
+
+    /// The states alone of prefixes in ascending order, for pages of a table.
+    pub(super) fn route_states(&self, prefixes: &[Prefix]) -> Vec<RouteState> {
+        let entries = self.table.get_each(prefixes);
+        let each = prefixes.iter().zip(entries);
+        let states = each.map(|(prefix, entry)| match self.subnets.installed(*prefix) {
+            Some(true) => RouteState::Installed,
+            Some(false) => RouteState::Refused,
+            None => self.route_state(entry),
+        });
+        states.collect()
+    }
+
+    fn route_state(&self, entry: Option<Entry>) -> RouteState {
+        match entry.map(Entry::state) {
+            None | Some(State::Stale) => RouteState::NotInstalled,
+            Some(_) if !self.config.install => RouteState::NotInstalled,
+            Some(State::Installed) => RouteState::Installed,
+            Some(State::Pending) => RouteState::Pending,
+            Some(State::Refused) => RouteState::Refused,
+            Some(State::Foreign) => RouteState::Foreign,
         }
     }
 
@@ -67,12 +88,11 @@ impl Driver {
         }
     }
 
-    fn state_of(&self, prefix: Prefix, entry: Entry) -> (RouteState, String) {
+    fn state_in_words(&self, prefix: Prefix, entry: Entry) -> String {
         match entry.state() {
-            State::Installed | State::Stale => {
+            State::Installed | State::Stale | State::Foreign => {
                 let foreign = self.foreign.in_the_way(prefix, self.config.metric);
-                let text = foreign.map_or_else(String::new, |route| self.wins(prefix, route));
-                (RouteState::Installed, text)
+                foreign.map_or_else(String::new, |route| self.wins(prefix, route))
             }
             State::Pending => {
                 let (hops, _) = self.groups.set(entry.slot());
@@ -80,22 +100,15 @@ impl Driver {
                 let reason = refused
                     .filter_map(|path| self.refused_paths.get(path))
                     .next();
-                let text = match reason {
+                match reason {
                     Some(reason) => format!("the kernel refuses the way out: {reason}"),
                     None if self.is_ready(entry.slot()) => "waits for its turn".to_owned(),
                     None => "none of its next hops can be reached".to_owned(),
-                };
-                (RouteState::Pending, text)
+                }
             }
             State::Refused => {
                 let reason = self.refusals.get(&prefix).cloned();
-                let text = reason.unwrap_or_else(|| "tried again soon".to_owned());
-                (RouteState::Refused, text)
-            }
-            State::Foreign => {
-                let foreign = self.foreign.in_the_way(prefix, self.config.metric);
-                let text = foreign.map_or_else(String::new, |route| self.wins(prefix, route));
-                (RouteState::Foreign, text)
+                reason.unwrap_or_else(|| "tried again soon".to_owned())
             }
         }
     }

@@ -62,6 +62,9 @@ impl Entry {
     }
 }
 
+/// So many entries are passed over before one is searched for.
+const NEAR: usize = 16;
+
 /// All prefixes.
 #[derive(Debug, Default)]
 pub(super) struct Table {
@@ -76,6 +79,33 @@ impl Table {
             Prefix::V4(prefix) => self.v4.get(&prefix).copied(),
             Prefix::V6(prefix) => self.v6.get(&prefix).copied(),
         }
+    }
+
+    /// As [`Table::get`] for each of `prefixes`. Those in ascending order mostly follow one another
+    /// here too, and need no search.
+    pub(super) fn get_each(&self, prefixes: &[Prefix]) -> Vec<Option<Entry>> {
+        let mut walk = self.after(None);
+        let mut here = None;
+        let mut last = None;
+        let each = prefixes.iter().map(|prefix| {
+            let ascending = last.replace(*prefix) < Some(*prefix);
+            for _ in 0..NEAR {
+                match here {
+                    Some((at, _)) if at < *prefix => here = walk.next(),
+                    _ => break,
+                }
+            }
+            match here {
+                Some((at, entry)) if at == *prefix => Some(entry),
+                Some((at, _)) if at > *prefix && ascending => None,
+                _ => {
+                    walk = self.after(Some(*prefix));
+                    here = walk.next();
+                    self.get(*prefix)
+                }
+            }
+        });
+        each.collect()
     }
 
     /// Gives the entry that was there.
@@ -145,6 +175,29 @@ mod tests {
         for state in STATES {
             let entry = Entry::new(0x0ABC_DEF0, state);
             assert_eq!((entry.slot(), entry.state()), (0x0ABC_DEF0, state));
+        }
+    }
+
+    #[test]
+    fn many_entries_are_found_as_each_is_found_by_itself() {
+        let mut table = Table::default();
+        let nth = |n: u32| Prefix::new(std::net::Ipv4Addr::from(n << 8).into(), 24);
+        for n in (0..1000).filter(|n| n % 3 != 0) {
+            table.put(nth(n), Entry::new(n, State::Installed));
+        }
+        table.put(
+            "2001:db8::/32".parse().unwrap(),
+            Entry::new(7, State::Pending),
+        );
+        let every: Vec<Prefix> = (0..1100).map(nth).collect();
+        let some: Vec<Prefix> = every.iter().copied().step_by(97).collect();
+        let backwards: Vec<Prefix> = every.iter().copied().rev().collect();
+        let mixed: Vec<Prefix> = ["0.0.9.0/24", "2001:db8::/32", "2001:db9::/32"]
+            .map(|text| text.parse().unwrap())
+            .to_vec();
+        for prefixes in [every, some, backwards, mixed, Vec::new()] {
+            let one_by_one: Vec<_> = prefixes.iter().map(|it| table.get(*it)).collect();
+            assert!(table.get_each(&prefixes) == one_by_one, "{prefixes:?}");
         }
     }
 

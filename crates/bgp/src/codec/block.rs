@@ -4,13 +4,13 @@
 //! those who send. It is made and read without the codec library: it is on the way of every route
 //! sent, and nothing in it needs judging.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use bytes::Bytes;
 
 use super::update::{RawAttribute, split_attribute};
 use super::{attribute, flags};
-use crate::attributes::{AsPath, Attributes, UnknownAttribute};
+use crate::attributes::{AsPath, Attributes, NextHop, UnknownAttribute};
 use crate::config::Origin;
 use crate::types::{Asn, Community, ExtendedCommunity, LargeCommunity, RouterId};
 
@@ -131,7 +131,7 @@ fn take(raw: &RawAttribute<'_>, attributes: &mut Attributes) {
                 _ => Origin::Incomplete,
             };
         }
-        attribute::AS_PATH => attributes.as_path = decode_path(raw.value),
+        attribute::AS_PATH => attributes.as_path = path_numbers(raw.value).collect(),
         attribute::MED => attributes.med = number(),
         attribute::LOCAL_PREF => attributes.local_pref = number(),
         attribute::ATOMIC_AGGREGATE => attributes.atomic_aggregate = true,
@@ -184,18 +184,62 @@ fn encode_path(path: &AsPath, four_octets: bool) -> Vec<u8> {
     value
 }
 
-fn decode_path(mut value: &[u8]) -> AsPath {
-    let mut path = AsPath::default();
-    while let Some((&[_, count], rest)) = value.split_first_chunk::<2>() {
-        let Some((asns, rest)) = rest.split_at_checked(4 * usize::from(count)) else {
-            break;
-        };
-        let asns = asns.as_chunks::<4>().0.iter().copied();
-        path.asns
-            .extend(asns.map(|asn| Asn(u32::from_be_bytes(asn))));
+/// The AS numbers of a path, over the borders of its segments.
+fn path_numbers(mut value: &[u8]) -> impl Iterator<Item = Asn> {
+    let segments = std::iter::from_fn(move || {
+        let (&[_, count], rest) = value.split_first_chunk::<2>()?;
+        let (asns, rest) = rest.split_at_checked(4 * usize::from(count))?;
         value = rest;
+        Some(asns.as_chunks::<4>().0)
+    });
+    segments.flatten().map(|asn| Asn(u32::from_be_bytes(*asn)))
+}
+
+/// AS_PATH of a block, without taking the other attributes apart.
+pub(crate) fn as_path_of_block(mut block: &[u8]) -> impl Iterator<Item = Asn> {
+    let mut path: &[u8] = &[];
+    while let Some((raw, rest)) = split_attribute(block) {
+        if raw.kind == attribute::AS_PATH {
+            path = raw.value;
+            break;
+        }
+        block = rest;
     }
-    path
+    path_numbers(path)
+}
+
+/// Appends the next hop in octets with their number in front: 0, 4, 16, or 32 where a link-local
+/// address goes with a global one.
+pub(crate) fn encode_next_hop(next_hop: Option<&NextHop>, out: &mut Vec<u8>) {
+    let Some(next_hop) = next_hop else {
+        return out.push(0);
+    };
+    let start = out.len();
+    out.push(0);
+    match next_hop.address {
+        IpAddr::V4(address) => out.extend_from_slice(&address.octets()),
+        IpAddr::V6(address) => out.extend_from_slice(&address.octets()),
+    }
+    if let Some(link_local) = next_hop.link_local {
+        out.extend_from_slice(&link_local.octets());
+    }
+    out[start] = (out.len() - start - 1) as u8;
+}
+
+/// Reads the octets that [`encode_next_hop`] made, without their number.
+pub(crate) fn decode_next_hop(bytes: &[u8]) -> Option<NextHop> {
+    let v6 = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).map(Into::into).ok();
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(|b| NextHop {
+            address: IpAddr::V4(b.into()),
+            link_local: None,
+        }),
+        16 | 32 => v6(&bytes[..16]).map(|address| NextHop {
+            address: IpAddr::V6(address),
+            link_local: v6(&bytes[16..]),
+        }),
+        _ => None,
+    }
 }
 
 fn put_asn(asn: Asn, four_octets: bool, out: &mut Vec<u8>) {

@@ -28,6 +28,7 @@ use crate::message::Notification;
 use crate::types::Family;
 
 pub use attributes::{Decoded, MOST_FAULTS, decode_attributes};
+pub(crate) use block::{as_path_of_block, decode_next_hop, encode_next_hop};
 pub use block::{decode_block, encode_block};
 pub use build::{EncodeError, UpdateBuilder, encode_end_of_rib};
 pub use framing::{encode_keepalive, encode_notification, encode_route_refresh, next_message};

@@ -23,7 +23,7 @@ impl<'a> Nlri<'a> {
     /// # Errors
     ///
     /// In words, when a length is too great or the bytes end within a prefix.
-    pub(super) fn new(family: Family, bytes: &'a [u8]) -> Result<Nlri<'a>, String> {
+    pub fn new(family: Family, bytes: &'a [u8]) -> Result<Nlri<'a>, String> {
         check(bytes, longest(family))?;
         Ok(match family {
             Family::Ipv4 => Nlri::V4(Prefixes4(bytes)),

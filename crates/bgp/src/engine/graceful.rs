@@ -305,13 +305,16 @@ impl Engine {
         source: SourceId,
         prefix: P,
     ) -> bool {
-        let peer = self
-            .shared
-            .peer_of(source)
-            .and_then(|id| self.peers.get(&id));
-        let Some(peer) = peer else { return false };
-        let kept = (peer.stale.as_ref()).is_some_and(|s| s.families[P::FAMILY as usize]);
-        kept && (peer.up.is_none() || !rib.is_repeated(source, prefix))
+        let peer = self.shared.peer_of(source);
+        let up = peer.and_then(|id| self.peers.get(&id)?.up.as_ref());
+        self.keeps_stale(source, P::FAMILY) && (up.is_none() || !rib.is_repeated(source, prefix))
+    }
+
+    /// Whether any route of a source can be such.
+    pub(super) fn keeps_stale(&self, source: SourceId, family: Family) -> bool {
+        let peer = self.shared.peer_of(source);
+        let stale = peer.and_then(|id| self.peers.get(&id)?.stale.as_ref());
+        stale.is_some_and(|stale| stale.families[family as usize])
     }
 
     /// How many routes of a family are such.

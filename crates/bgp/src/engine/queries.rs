@@ -1,8 +1,5 @@
-//! Answers to questions: peers, routes, the engine as a whole. Bounded work for each, and no copy
-//! of a table.
+//! Answers to questions: peers, one route, the engine as a whole. Tables are in `pages`.
 
-use std::collections::HashMap;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,22 +7,12 @@ use super::Engine;
 use super::peers::Peer;
 use crate::attributes::Attributes;
 use crate::config::Source;
-use crate::query::{
-    Cursor, Destinations, EngineStatus, FamilyStatus, GracefulStatus, PeerStatus, QueryError,
-    Reason, RoutePage, RouteQuery, RouteRow, View,
-};
-use crate::rib::Shared;
+use crate::query::{EngineStatus, FamilyStatus, GracefulStatus, PeerStatus, Reason, RouteRow};
 use crate::rib::adj_in::Martian;
-use crate::rib::adj_out::Group;
-use crate::rib::attrs::AttrId;
 use crate::rib::decision;
 use crate::rib::loc::FamilyRib;
-use crate::rib::table::{Fate, Path};
+use crate::rib::table::{Fate, Path, SourceId};
 use crate::types::{Family, PeerId, Prefix, Prefix4, Prefix6};
-
-/// How many prefixes one page looks at: a view with few routes in a large table answers with short,
-/// perhaps empty pages rather than keep the sessions waiting.
-const LOOKED_AT: usize = 20_000;
 
 impl Engine {
     /// Every peer, in the order of the configuration.
@@ -141,58 +128,6 @@ impl Engine {
         }
     }
 
-    /// Up to about `limit` routes, in order of prefix, IPv4 first, behind `after`. A page may be
-    /// short or empty although there is another.
-    ///
-    /// # Errors
-    ///
-    /// When the query names a peer that is not there.
-    pub fn routes(
-        &self,
-        query: &RouteQuery,
-        after: Option<Cursor>,
-        limit: usize,
-    ) -> Result<RoutePage, QueryError> {
-        let peer = match &query.view {
-            View::Received { peer } | View::Advertised { peer } => {
-                let id = self.find_peer(peer).ok_or_else(|| QueryError::NoPeer {
-                    peer: peer.clone(),
-                    known: self.peer_names(),
-                })?;
-                Some(id)
-            }
-            View::Best | View::All => None,
-        };
-        let mut rows = Rows {
-            engine: self,
-            view: &query.view,
-            peer,
-            page: RoutePage::default(),
-            decoded: HashMap::new(),
-        };
-        let families = Family::ALL.into_iter().filter(|family| {
-            let asked_for = query.family.is_none_or(|wanted| wanted == *family);
-            let begun = after.is_none_or(|Cursor(prefix)| prefix.family() <= *family);
-            let concerned = match query.destinations {
-                Destinations::All => true,
-                Destinations::Exact(prefix)
-                | Destinations::Longer(prefix)
-                | Destinations::LongestMatch(prefix) => prefix.family() == *family,
-            };
-            asked_for && begun && concerned
-        });
-        for family in families {
-            let full = match family {
-                Family::Ipv4 => rows.walk(&self.v4, query, after, limit),
-                Family::Ipv6 => rows.walk(&self.v6, query, after, limit),
-            };
-            if full {
-                break;
-            }
-        }
-        Ok(rows.page)
-    }
-
     /// The longest prefix that holds `prefix` (or is it, when `itself`) and has a best route.
     pub(super) fn covering(&self, prefix: Prefix, itself: bool) -> Option<Prefix> {
         fn search<P: Martian>(rib: &FamilyRib<P>, prefix: P, itself: bool) -> Option<Prefix> {
@@ -234,12 +169,12 @@ impl Engine {
         path: &Path,
         attributes: Arc<Attributes>,
     ) -> RouteRow {
-        let origin = self.shared.source(path.source);
-        let own = origin.is_some_and(|origin| origin.peer.is_none());
+        let (peer, source) = self.whose(path.source);
+        let own = peer.is_none();
         RouteRow {
             prefix: prefix.into(),
-            peer: origin.filter(|_| !own).map(|origin| origin.name.clone()),
-            source: origin.map_or(Source::Local, |origin| origin.kind),
+            peer,
+            source,
             attributes,
             best: path.fate == Fate::Best,
             multipath: path.fate == Fate::Multipath,
@@ -259,6 +194,16 @@ impl Engine {
                 _ => Vec::new(),
             },
         }
+    }
+
+    /// The peer that routes come from, if it is one, and of what kind it is.
+    pub(super) fn whose(&self, source: SourceId) -> (Option<Arc<str>>, Source) {
+        let origin = self.shared.source(source);
+        let peer = origin.filter(|origin| origin.peer.is_some());
+        (
+            peer.map(|origin| origin.name.clone()),
+            origin.map_or(Source::Local, |origin| origin.kind),
+        )
     }
 
     /// Whom each lost path of a slot lost to.
@@ -300,177 +245,5 @@ fn sent<P: Martian>(rib: &FamilyRib<P>, peer: PeerId) -> Sent {
         advertised: member.told.len() as u64,
         pending: group.pending(&rib.table, peer) as u64,
         end_of_rib: member.end_of_rib_sent,
-    }
-}
-
-/// A page being filled.
-struct Rows<'a> {
-    engine: &'a Engine,
-    view: &'a View,
-    peer: Option<PeerId>,
-    page: RoutePage,
-    /// Routes of one page often have their attributes in common.
-    decoded: HashMap<AttrId, Arc<Attributes>>,
-}
-
-impl Rows<'_> {
-    /// Appends routes of one family; true: the page is full.
-    fn walk<P: Martian>(
-        &mut self,
-        rib: &FamilyRib<P>,
-        query: &RouteQuery,
-        after: Option<Cursor>,
-        limit: usize,
-    ) -> bool {
-        let within = match query.destinations {
-            Destinations::All => P::ALL,
-            Destinations::Longer(prefix) => match P::of(prefix) {
-                Some(prefix) => prefix,
-                None => return false,
-            },
-            Destinations::Exact(prefix) => {
-                if let Some(prefix) = P::of(prefix) {
-                    self.add(rib, prefix);
-                }
-                return false;
-            }
-            Destinations::LongestMatch(prefix) => {
-                if let Some(prefix) = P::of(prefix) {
-                    let mut lengths = (0..=prefix.len()).rev();
-                    lengths.find(|length| self.add(rib, prefix.shortened(*length)));
-                }
-                return false;
-            }
-        };
-        let from = match after.and_then(|Cursor(prefix)| P::of(prefix)) {
-            Some(prefix) => Bound::Excluded(prefix),
-            None => Bound::Included(within),
-        };
-        let group = self.peer.and_then(|peer| rib.group_of(peer));
-        for (looked_at, (prefix, slot)) in rib.table.range((from, Bound::Unbounded)).enumerate() {
-            if prefix.shortened(within.len()) != within {
-                return false;
-            }
-            self.add_slot(rib, group, prefix, slot);
-            if self.page.rows.len() >= limit || looked_at >= LOOKED_AT {
-                self.page.next = Some(Cursor(prefix.into()));
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Appends the routes of one prefix; true: there were some.
-    fn add<P: Martian>(&mut self, rib: &FamilyRib<P>, prefix: P) -> bool {
-        let before = self.page.rows.len();
-        if let Some(slot) = rib.table.find(prefix) {
-            let group = self.peer.and_then(|peer| rib.group_of(peer));
-            self.add_slot(rib, group, prefix, slot);
-        }
-        self.page.rows.len() > before
-    }
-
-    fn add_slot<P: Martian>(
-        &mut self,
-        rib: &FamilyRib<P>,
-        group: Option<&Group<P>>,
-        prefix: P,
-        slot: u32,
-    ) {
-        match self.view {
-            View::Best => {
-                if let Some(path) = rib.table.best(slot) {
-                    self.push(rib, prefix, path, path.accepted);
-                }
-            }
-            View::All => {
-                let first = self.page.rows.len();
-                let mut lost = false;
-                let mut indices = Vec::new();
-                for (index, path) in rib.table.paths(slot) {
-                    let set = match path.accepted.is_some() {
-                        true => path.accepted,
-                        false => path.received,
-                    };
-                    self.push(rib, prefix, path, set);
-                    lost |= matches!(path.fate, Fate::Lost(_));
-                    indices.push(index);
-                }
-                if lost {
-                    self.add_losses(rib, slot, &indices, first);
-                }
-            }
-            View::Received { .. } => {
-                let peer = self.peer.and_then(|id| self.engine.peers.get(&id));
-                let source = peer.and_then(Peer::source);
-                let index = source.and_then(|source| rib.table.path_of(slot, source));
-                if let Some(index) = index {
-                    let path = &rib.table.paths[index];
-                    let first = self.page.rows.len();
-                    self.push(rib, prefix, path, path.received);
-                    if matches!(path.fate, Fate::Lost(_)) {
-                        self.add_losses(rib, slot, &[index], first);
-                    }
-                }
-            }
-            View::Advertised { .. } => self.add_advertised(rib, group, prefix, slot),
-        }
-    }
-
-    fn add_losses<P: Martian>(
-        &mut self,
-        rib: &FamilyRib<P>,
-        slot: u32,
-        indices: &[u32],
-        first: usize,
-    ) {
-        for (lost, reason) in self.engine.losses(rib, slot) {
-            if let Some(at) = indices.iter().position(|index| *index == lost)
-                && let Some(row) = self.page.rows.get_mut(first + at)
-            {
-                row.reason = Some(reason);
-            }
-        }
-    }
-
-    /// What a peer was told of a prefix, as it was told.
-    fn add_advertised<P: Martian>(
-        &mut self,
-        rib: &FamilyRib<P>,
-        group: Option<&Group<P>>,
-        prefix: P,
-        slot: u32,
-    ) {
-        let Some(group) = group else { return };
-        let told = self.peer.and_then(|peer| group.member(peer));
-        if !told.is_some_and(|member| member.told.contains(slot)) {
-            return;
-        }
-        let Some((set, change)) = group.out(slot) else {
-            return; // it is to be withdrawn; what it was is forgotten
-        };
-        let accepted = self.engine.shared.attrs.attributes(set);
-        let Ok((attributes, _)) = group.export.shape(P::FAMILY, change, accepted) else {
-            return;
-        };
-        let Some((_, path)) = rib.table.paths(slot).next() else {
-            return;
-        };
-        let row = self.engine.row(rib, prefix, path, Arc::new(attributes));
-        self.page.rows.push(RouteRow {
-            reason: None,
-            ..row
-        });
-    }
-
-    fn push<P: Martian>(&mut self, rib: &FamilyRib<P>, prefix: P, path: &Path, set: AttrId) {
-        let shared: &Shared = &self.engine.shared;
-        let attributes = self
-            .decoded
-            .entry(set)
-            .or_insert_with(|| Arc::new(shared.attrs.attributes(set)))
-            .clone();
-        let row = self.engine.row(rib, prefix, path, attributes);
-        self.page.rows.push(row);
     }
 }

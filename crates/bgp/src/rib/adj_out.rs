@@ -163,11 +163,12 @@ impl<P: Key> Group<P> {
         }
     }
 
-    /// What the members are to be told of a slot.
-    pub(crate) fn out(&self, slot: u32) -> Option<(AttrId, &Change)> {
+    /// What the members are to be told of a slot: a set, and the number and content of the change
+    /// made to it.
+    pub(crate) fn out(&self, slot: u32) -> Option<(AttrId, u16, &Change)> {
         let out = self.out.get(slot);
         let change = self.changes.get(usize::from(out.change))?;
-        out.set.is_some().then_some((out.set, change))
+        out.set.is_some().then_some((out.set, out.change, change))
     }
 
     /// A member.

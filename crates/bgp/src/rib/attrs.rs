@@ -4,13 +4,12 @@
 //! UPDATE would hold, with the facts that the decision process and export ask for beside it, so
 //! that neither has to decode it.
 
-use std::net::IpAddr;
-
 use hashbrown::HashTable;
 
 use super::hops::{HopId, Hops};
 use crate::attributes::{Attributes, NextHop};
-use crate::codec::{decode_block, encode_block};
+use crate::codec::{decode_block, decode_next_hop, encode_block, encode_next_hop};
+use crate::query::AttributeSets;
 use crate::types::Community;
 
 /// A set of path attributes in the store. Whoever keeps one holds a reference:
@@ -88,7 +87,7 @@ impl AttrStore {
     /// The set with this content, with one more reference.
     pub(crate) fn intern(&mut self, attributes: &Attributes, hops: &mut Hops) -> AttrId {
         self.scratch.clear();
-        pack_next_hop(attributes.next_hop.as_ref(), &mut self.scratch);
+        encode_next_hop(attributes.next_hop.as_ref(), &mut self.scratch);
         encode_block(attributes, true, &mut self.scratch);
         let hash = self.hash(&self.scratch);
         let (sets, scratch) = (&self.sets, &self.scratch);
@@ -159,7 +158,7 @@ impl AttrStore {
 
     /// A set in full.
     pub(crate) fn attributes(&self, id: AttrId) -> Attributes {
-        let (next_hop, block) = unpack_next_hop(&self.sets[id.0 as usize].packed);
+        let (next_hop, block) = self.parts(id);
         Attributes {
             next_hop,
             ..decode_block(block)
@@ -169,7 +168,23 @@ impl AttrStore {
     /// The next hop, and the attribute block: in canonical order, with 4-octet AS numbers, without
     /// next hop.
     pub(crate) fn parts(&self, id: AttrId) -> (Option<NextHop>, &[u8]) {
-        unpack_next_hop(&self.sets[id.0 as usize].packed)
+        let (next_hop, block) = split(&self.sets[id.0 as usize].packed);
+        (
+            decode_next_hop(next_hop.get(1..).unwrap_or_default()),
+            block,
+        )
+    }
+
+    /// Appends sets as they are kept.
+    pub(crate) fn copy(&self, ids: &[AttrId], out: &mut AttributeSets) {
+        // They lie anywhere in memory: found one after the other, they would be waited for one after
+        // the other.
+        let packed = ids.iter().map(|id| &*self.sets[id.0 as usize].packed);
+        let packed: Vec<&[u8]> = packed.collect();
+        for packed in packed {
+            let (next_hop, block) = split(packed);
+            out.push(next_hop, block);
+        }
     }
 
     /// How many sets there are.
@@ -210,36 +225,7 @@ fn facts(attributes: &Attributes, hops: &mut Hops) -> Facts {
     }
 }
 
-fn pack_next_hop(next_hop: Option<&NextHop>, out: &mut Vec<u8>) {
-    let Some(next_hop) = next_hop else {
-        return out.push(0);
-    };
-    let start = out.len();
-    out.push(0);
-    match next_hop.address {
-        IpAddr::V4(address) => out.extend_from_slice(&address.octets()),
-        IpAddr::V6(address) => out.extend_from_slice(&address.octets()),
-    }
-    if let Some(link_local) = next_hop.link_local {
-        out.extend_from_slice(&link_local.octets());
-    }
-    out[start] = (out.len() - start - 1) as u8;
-}
-
-fn unpack_next_hop(packed: &[u8]) -> (Option<NextHop>, &[u8]) {
-    let (length, rest) = packed.split_first().map_or((0, packed), |(l, r)| (*l, r));
-    let (bytes, block) = rest.split_at(usize::from(length));
-    let v6 = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).map(Into::into).ok();
-    let next_hop = match bytes.len() {
-        4 => <[u8; 4]>::try_from(bytes).ok().map(|b| NextHop {
-            address: IpAddr::V4(b.into()),
-            link_local: None,
-        }),
-        16 | 32 => v6(&bytes[..16]).map(|address| NextHop {
-            address: IpAddr::V6(address),
-            link_local: v6(&bytes[16..]),
-        }),
-        _ => None,
-    };
-    (next_hop, block)
+fn split(packed: &[u8]) -> (&[u8], &[u8]) {
+    let length = packed.first().map_or(0, |length| 1 + usize::from(*length));
+    packed.split_at(length)
 }

@@ -227,7 +227,7 @@ impl Net {
         loop {
             let engine = &self.speakers[id].engine;
             let page = engine.routes(&query, after, 7).unwrap();
-            rows.extend(page.rows);
+            rows.extend(page.rows());
             after = page.next;
             if after.is_none() {
                 return rows;

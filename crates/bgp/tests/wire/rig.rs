@@ -334,7 +334,7 @@ impl Rig {
         let (mut routes, mut after) = (BTreeMap::new(), None);
         loop {
             let page = self.engine.routes(&query, after, 100).unwrap();
-            for row in page.rows {
+            for row in page.rows() {
                 routes.insert(row.prefix, Attributes::clone(&row.attributes));
             }
             match page.next {

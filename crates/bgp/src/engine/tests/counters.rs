@@ -22,7 +22,7 @@ fn prefixes(rig: &Rig, query: &RouteQuery, limit: usize) -> Vec<Prefix> {
     let mut after: Option<Cursor> = None;
     loop {
         let page = rig.engine.routes(query, after, limit).unwrap();
-        found.extend(page.rows.iter().map(|row| row.prefix));
+        found.extend(page.routes.iter().map(|row| row.prefix));
         match page.next {
             Some(next) => after = Some(next),
             None => return found,
@@ -122,6 +122,51 @@ fn views_show_their_table_page_by_page_in_order() {
     assert_eq!(within(Destinations::LongestMatch(prefix("99.0.0.0/8"))), []);
     let unknown = rig.engine.routes(&everything(received("nobody")), None, 1);
     assert!(unknown.unwrap_err().to_string().contains("p2, p3"));
+}
+
+#[test]
+fn a_page_is_of_one_family_and_has_each_set_of_attributes_once() {
+    let mut rig = Rig::with_peers(2);
+    let (two, three) = (rig.own("p2"), rig.own("p3"));
+    let even: Vec<Prefix> = (0..50).map(|n| nth(n * 2)).collect();
+    let odd: Vec<Prefix> = (0..50).map(|n| nth(n * 2 + 1)).collect();
+    rig.announce("p2", &even, &two);
+    rig.announce("p3", &odd, &three);
+    let own = crate::config::Originated {
+        prefix: prefix("2001:db8:7::/48"),
+        advertisements: vec!["pods".into()],
+    };
+    rig.config.originate = vec![own];
+    rig.config.advertisements = vec![crate::config::Advertisement {
+        name: "pods".into(),
+        peers: Vec::new(),
+        set: Vec::new(),
+    }];
+    rig.configure();
+    let everything = query(View::Best, Destinations::All);
+    let first = rig.engine.routes(&everything, None, 1000).unwrap();
+    assert_eq!((first.routes.len(), first.sets.len()), (100, 2));
+    assert_eq!(first.origins.len(), 2);
+    let second = rig.engine.routes(&everything, first.next, 1000).unwrap();
+    assert_eq!(second.next, None);
+    let [own] = &second.rows()[..] else {
+        panic!("{second:?}")
+    };
+    assert_eq!(
+        (own.prefix, own.peer.as_deref()),
+        (prefix("2001:db8:7::/48"), None)
+    );
+    assert_eq!(own.advertisements, ["pods"]);
+    for row in first.rows() {
+        let (peer, attributes) = match even.contains(&row.prefix) {
+            true => ("p2", &two),
+            false => ("p3", &three),
+        };
+        assert_eq!(
+            (row.peer.as_deref(), &*row.attributes),
+            (Some(peer), attributes)
+        );
+    }
 }
 
 #[test]

@@ -123,7 +123,7 @@ fn routes_are_kept_as_the_end_of_the_session_and_the_peer_s_words_ask_for() {
                 destinations: Destinations::All,
                 family: None,
             };
-            let rows = rig.engine.routes(&query, None, 10).unwrap().rows;
+            let rows = rig.engine.routes(&query, None, 10).unwrap().rows();
             assert_eq!(rows.len() as u64, status.stale);
             assert!(rows.iter().all(|row| row.stale && row.best));
         }
