@@ -121,8 +121,8 @@ impl SpeakerService for Service {
         let mut peers = self.asker.ask(|daemon| daemon.peers()).await?;
         if !wanted.is_empty() {
             let address: Option<IpAddr> = wanted.parse().ok();
-            let known: Vec<String> = peers.iter().map(|(peer, _)| peer.name.clone()).collect();
-            peers.retain(|(peer, _)| peer.name == wanted || Some(peer.address) == address);
+            let known: Vec<String> = peers.iter().map(|(peer, ..)| peer.name.clone()).collect();
+            peers.retain(|(peer, ..)| peer.name == wanted || Some(peer.address) == address);
             if peers.is_empty() {
                 let error = QueryError::NoPeer {
                     peer: wanted,

@@ -28,11 +28,12 @@
 //! [`CONVERGENCE`]. Stopping leaves kernel routes in place.
 
 mod kernel_side;
+mod peer_keys;
 mod question;
 mod restart;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,9 +48,10 @@ use tokio::time::{Instant, sleep_until};
 use crate::bfd::{Bfd, BfdEvent};
 use crate::desired::{self, Desired, Offer, Source};
 use crate::fib::{FibEvent, FibProblem};
+use crate::keys::KeyRing;
 use crate::last_life::Note;
 use crate::report::Reporter;
-use crate::transport::{Distance, Event, Known, Transport};
+use crate::transport::{Event, Transport};
 use kernel_side::KernelSide;
 pub(crate) use question::{Asker, Questions, Stopping, questions};
 use restart::LastLife;
@@ -83,8 +85,12 @@ pub(crate) struct InForce {
     pub(crate) source: Source,
 }
 
-/// A peer, and the BFD session beside it where one is wanted.
-pub(crate) type WatchedPeer = (PeerStatus, Option<proto::bfd::v1::Session>);
+/// A peer, the BFD session beside it where one is wanted, and its key where it has one.
+pub(crate) type WatchedPeer = (
+    PeerStatus,
+    Option<proto::bfd::v1::Session>,
+    Option<proto::speaker::v1::Key>,
+);
 
 /// The loop's state. Questions read it and give commands; only the loop changes it otherwise.
 pub(crate) struct Daemon {
@@ -100,6 +106,8 @@ pub(crate) struct Daemon {
     pub(crate) subnets_used: HashMap<Prefix, u64>,
     /// BFD sessions wanted, and how they are.
     pub(crate) bfd: Bfd,
+    /// Keys of peers, as their files were read last.
+    pub(crate) keys: KeyRing,
     /// Session changes, for watchers.
     pub(crate) peer_changes: broadcast::Sender<PeerId>,
     listen: Vec<IpAddr>,
@@ -135,6 +143,7 @@ impl Daemon {
             kernel_problems: Vec::new(),
             subnets_used: HashMap::new(),
             bfd,
+            keys: KeyRing::start(),
             peer_changes: broadcast::Sender::new(256),
             listen: if listen.is_empty() {
                 everywhere()
@@ -171,6 +180,7 @@ impl Daemon {
                 event = self.transport.next() => self.on_transport(event),
                 Some(event) = kernel_events.recv() => self.on_kernel(event),
                 Some(event) = bfd_events.recv() => self.on_bfd(event),
+                () = self.keys.changed() => self.on_keys(),
                 Some(offer) = desired.offers.recv() => self.on_offer(offer).await,
                 Ok(()) = desired.status.changed() => {
                     self.desired = desired.status.borrow_and_update().clone();
@@ -368,18 +378,8 @@ impl Daemon {
         // Before the sessions, so that what our last life left is adopted, not written again.
         self.kernel.configure(&config);
         self.engine.configure(now(), config.bgp.clone())?;
-        let addresses: Vec<SocketAddr> = self
-            .listen
-            .iter()
-            .map(|ip| SocketAddr::new(*ip, config.listen_port))
-            .collect();
-        let known: Known = config
-            .bgp
-            .peers
-            .iter()
-            .map(|peer| (peer.address, Distance::of(peer)))
-            .collect();
-        self.transport.listen(&addresses, known);
+        self.keys.want(peer_keys::files(&config));
+        self.listen(&config);
         self.bfd.configure(&config.bfd);
         if self.in_force.is_none() {
             self.sweep_by = Some(Instant::now() + CONVERGENCE);
@@ -435,20 +435,21 @@ impl Daemon {
         }
     }
 
-    /// Every peer, and the BFD session beside it.
+    /// Every peer, and what goes with it.
     pub(crate) fn peers(&self) -> Vec<WatchedPeer> {
         let peers = self.engine.peers(now()).into_iter();
-        peers.map(|peer| self.with_bfd(peer)).collect()
+        peers.map(|peer| self.watched(peer)).collect()
     }
 
-    /// One peer, and the BFD session beside it.
+    /// One peer, and what goes with it.
     pub(crate) fn peer(&self, id: PeerId) -> Option<WatchedPeer> {
-        self.engine.peer(now(), id).map(|peer| self.with_bfd(peer))
+        self.engine.peer(now(), id).map(|peer| self.watched(peer))
     }
 
-    fn with_bfd(&self, peer: PeerStatus) -> WatchedPeer {
+    fn watched(&self, peer: PeerStatus) -> WatchedPeer {
         let bfd = self.bfd.session(peer.address);
-        (peer, bfd)
+        let (peer, key) = self.with_key(peer);
+        (peer, bfd, key)
     }
 
     /// The node's name.

@@ -6,6 +6,7 @@ mod clock;
 mod daemon;
 mod desired;
 mod fib;
+mod keys;
 mod last_life;
 mod limits;
 mod metrics;

@@ -73,6 +73,7 @@ struct Reading {
     connected: bool,
     refused_unknown: u64,
     refused_too_many: u64,
+    refused_no_key: u64,
     problems: usize,
     fib: FibSummary,
 }
@@ -87,6 +88,7 @@ async fn read(asker: &Asker) -> Result<Reading, Stopping> {
             connected: daemon.desired.connected,
             refused_unknown: daemon.transport.refusals().count_unknown(),
             refused_too_many: daemon.transport.refusals().count_too_many(),
+            refused_no_key: daemon.transport.refusals().count_no_key(),
             problems: crate::report::problems(daemon).len(),
             fib: FibSummary::default(),
         };
@@ -166,6 +168,7 @@ fn whole(registry: &mut Registry, reading: &Reading) {
     let refused = [
         ("unknown-address", reading.refused_unknown),
         ("too-many", reading.refused_too_many),
+        ("no-key", reading.refused_no_key),
     ];
     counter(
         registry,
@@ -413,6 +416,7 @@ mod tests {
             export: Vec::new(),
             retry_at: None,
             ttl_security: None,
+            authentication: None,
             max_prefixes: Some(PrefixLimits {
                 ipv4: Some(10),
                 ipv6: None,

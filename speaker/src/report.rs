@@ -90,7 +90,11 @@ pub(crate) fn build(daemon: &Daemon) -> pb::NodeReport {
     pb::NodeReport {
         node: daemon.node(),
         version: daemon.version(),
-        sessions: daemon.engine.peers(now()).iter().map(session).collect(),
+        sessions: daemon
+            .peers()
+            .iter()
+            .map(|(peer, ..)| session(peer))
+            .collect(),
         subnets: subnets(daemon),
         problems: problems(daemon),
         software: SOFTWARE.to_owned(),
@@ -163,9 +167,12 @@ pub(crate) fn problems(daemon: &Daemon) -> Vec<pb::Problem> {
         .map(|text| problem("ConfigurationIncomplete", text));
     let bfd = daemon.bfd.problems();
     let bfd = bfd.iter().map(|(reason, text)| problem(reason, text));
+    let keys = daemon.key_problems();
+    let keys = keys.iter().map(|(reason, text)| problem(reason, text));
     refused
         .chain(incomplete)
         .chain(listen)
+        .chain(keys)
         .chain(crate::limits::problems(&daemon.engine.peers(now())))
         .chain(kernel)
         .chain(copy)

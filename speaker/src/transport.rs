@@ -9,12 +9,14 @@
 //! - out: the loop pulls bytes out of the engine only for a connection whose last buffer is in the
 //!   socket ([`Transport::flush`]). So a peer that does not read costs one buffer.
 //!
-//! `transport/listen.rs` accepts; `transport/distance.rs` is about TTLs; `transport/addresses.rs` finds our address of the other family.
+//! `transport/listen.rs` accepts; `transport/terms.rs` has what is asked of each peer,
+//! `transport/distance.rs` what TTLs have to do with it; `transport/addresses.rs` finds our address of the other family.
 
 mod addresses;
 mod connection;
 mod distance;
 mod listen;
+mod terms;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -30,7 +32,8 @@ use tokio_util::task::TaskTracker;
 
 use connection::{Handle, OpenError};
 pub(crate) use distance::Distance;
-pub(crate) use listen::{Known, ListenProblem, Refusals};
+pub(crate) use listen::{ListenProblem, Refusals};
+pub(crate) use terms::{Known, Signing, Terms};
 
 /// How long a connection that the engine has closed may take to send what is pending and to hear
 /// the other side's FIN.
@@ -218,11 +221,22 @@ impl Transport {
     /// Starts connecting to one that is known. The outcome is [`Event::Connected`] or [`Event::ConnectFailed`].
     pub(crate) fn connect(&mut self, conn: ConnId, remote: SocketAddr, local: Option<IpAddr>) {
         let notes = self.notes_tx.clone();
-        let distance = self.known.borrow().get(&remote.ip()).copied();
+        let mut known = self.known.subscribe();
         let attempt = connection::attempt(async move {
             let opened = async {
-                let distance = distance.ok_or(OpenError::Unknown { remote })?;
-                connection::open(remote, local, distance).await
+                let decided = |known: &Arc<Known>| {
+                    let terms = known.get(&remote.ip());
+                    terms.is_none_or(|terms| terms.signing != Signing::NotYet)
+                };
+                // Fails only when the transport is gone.
+                let known = known
+                    .wait_for(decided)
+                    .await
+                    .map(|known| Arc::clone(&known));
+                let known = known.unwrap_or_default();
+                let terms = known.get(&remote.ip());
+                let terms = terms.ok_or(OpenError::Unknown { remote })?;
+                connection::open(remote, local, terms).await
             };
             let result = match tokio::time::timeout(CONNECT, opened).await {
                 Ok(Ok(opened)) => Ok(opened),
@@ -450,7 +464,10 @@ impl Transport {
     }
 
     fn open(&mut self, conn: ConnId, remote: IpAddr, local: LocalAddresses, stream: TcpStream) {
-        let handle = connection::start(conn, stream, self.notes_tx.clone(), &self.tasks);
+        let terms = self.known.borrow().get(&remote).cloned();
+        let is_signed = terms.is_some_and(|terms| terms.signing != Signing::Plain);
+        let follow = is_signed.then(|| (remote, self.known.subscribe()));
+        let handle = connection::start(conn, stream, self.notes_tx.clone(), follow, &self.tasks);
         let state = State::Open {
             handle,
             local,

@@ -13,6 +13,7 @@ mod further_subnets;
 mod graceful;
 mod host;
 mod kernel;
+mod keys;
 mod kills;
 mod limits;
 mod the_lab_itself;

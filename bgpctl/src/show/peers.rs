@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use proto::speaker::v1::{FamilyState, ListPeersRequest, Peer, WatchPeersRequest};
+use proto::speaker::v1::{FamilyState, Key, ListPeersRequest, Peer, WatchPeersRequest};
 use tokio_stream::{StreamExt as _, StreamMap};
 
 use crate::cli::Peers;
@@ -130,6 +130,10 @@ fn table(output: Output, peers: &[(Option<String>, Peer)]) -> Result<(), Failure
 fn state(peer: &Peer) -> Cell {
     if peer.shutdown.is_some() {
         return Cell::styled(SOON, format!("{} (shut down)", peer.state));
+    }
+    let has_problem = |key: &Key| !key.problem.is_empty();
+    if peer.key.as_ref().is_some_and(has_problem) && peer.state != "Established" {
+        return Cell::styled(BAD, format!("{} (no key)", peer.state));
     }
     if peer.over_limit {
         return Cell::styled(BAD, format!("{} (too many prefixes)", peer.state));

@@ -38,6 +38,8 @@ pub(crate) struct Peer {
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl_security: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<Key>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     graceful_restart: Option<GracefulRestart>,
     families: Vec<FamilyState>,
     capabilities_sent: Vec<String>,
@@ -94,6 +96,15 @@ impl From<&proto::bfd::v1::Session> for Bfd {
             problem: some(&it.problem),
         }
     }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Key {
+    file: String,
+    problem: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Text,
 }
 
 #[derive(Serialize)]
@@ -192,6 +203,11 @@ impl From<&speaker::Peer> for Peer {
             }),
             over_limit: peer.over_limit,
             ttl_security: peer.ttl_security,
+            key: peer.key.as_ref().map(|key| Key {
+                file: key.file.clone(),
+                problem: key.problem.clone(),
+                since: rfc3339(key.since_ms),
+            }),
             graceful_restart: peer.graceful_restart.as_ref().map(|it| GracefulRestart {
                 restart_seconds: it.restart_seconds,
                 peer_seconds: it.peer_seconds,

@@ -283,6 +283,9 @@ impl<'de> Deserializer<'de> for &'de Node {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         let Value::Map(entries) = &self.value else {
+            if let Some(message) = hints::instead_of_secret(name) {
+                return Err(Fault::new(Kind::Invalid, message.to_owned()).on(self));
+            }
             let example = hints::instead_of_map(name);
             let allowed = format!("a map with the fields {}{example}", hints::list(fields));
             return Err(Fault::new(Kind::Allowed, allowed).on(self));

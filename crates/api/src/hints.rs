@@ -47,24 +47,15 @@ const LATER: &[(&str, &str, &str)] = &[
     ("BfdSpec", "echo", "the echo function is not available yet"),
     (
         "PeerSpec",
-        "password",
-        "TCP MD5 and TCP-AO keys are not available yet",
-    ),
-    (
-        "PeerSpec",
         "passwordSecret",
-        "TCP MD5 and TCP-AO keys are not available yet",
+        "keys out of Kubernetes Secrets are not available yet; use password: {file: PATH}",
     ),
     (
-        "PeerSpec",
-        "key",
-        "TCP MD5 and TCP-AO keys are not available yet",
+        "PasswordSpec",
+        "secret",
+        "keys out of Kubernetes Secrets are not available yet; use file",
     ),
-    (
-        "PeerSpec",
-        "keys",
-        "TCP MD5 and TCP-AO keys are not available yet",
-    ),
+    ("PeerSpec", "tcpAo", "TCP-AO is not available yet"),
     ("PeerSpec", "addPath", "ADD-PATH is not available yet"),
     (
         "PeerSpec",
@@ -132,6 +123,26 @@ const MEANT: &[(&str, &str, &str)] = &[
     ("PeerSpec", "prefixLimit", "maxPrefixes: {ipv4: 1000}"),
     ("PeerSpec", "ebgpMultihop", "ttl: 2"),
     ("PeerSpec", "multihop", "ttl: 2"),
+    (
+        "PeerSpec",
+        "key",
+        "password: {file: /etc/routeshare/tor.key}",
+    ),
+    (
+        "PeerSpec",
+        "keyFile",
+        "password: {file: /etc/routeshare/tor.key}",
+    ),
+    (
+        "PeerSpec",
+        "passwordFile",
+        "password: {file: /etc/routeshare/tor.key}",
+    ),
+    (
+        "PeerSpec",
+        "md5",
+        "password: {file: /etc/routeshare/tor.key}",
+    ),
     ("PeerSpec", "gtsm", "ttlSecurity: {hops: 1}"),
     ("PeerSpec", "ttlSecurityHops", "ttlSecurity: {hops: 1}"),
     ("PeerSpec", "sourceAddress", "localAddress: 192.0.2.11"),
@@ -227,6 +238,14 @@ pub(crate) fn missing(field: &str) -> String {
         _ => return "is missing; it is required".into(),
     };
     format!("is missing; it is required: {what}")
+}
+
+/// What to say where a key may stand in the place of a map: what was found is not repeated.
+pub(crate) fn instead_of_secret(schema: &str) -> Option<&'static str> {
+    (schema == "PasswordSpec").then_some(
+        "is no map, and not repeated here as it may be a key; allowed: a map with the field file, such as `{file: /etc/routeshare/tor.key}`; the key itself \
+         stands in no resource",
+    )
 }
 
 /// What to write where a plain value stands in the place of a map.

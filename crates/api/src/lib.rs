@@ -37,8 +37,8 @@ pub use mistake::Mistake;
 pub use node::NodeSpec;
 pub use parse::{Parsed, SourceFile, parse};
 pub use peer::{
-    BfdAuthKind, BfdAuthentication, BfdSpec, LocalAddress, NextHopSpec, PeerSpec, Shutdown,
-    TtlSecurity,
+    BfdAuthKind, BfdAuthentication, BfdSpec, LocalAddress, NextHopSpec, PasswordSpec, PeerSpec,
+    Shutdown, TtlSecurity,
 };
 pub use policy::{
     ActionSpec, LengthSpec, MatchSpec, OriginSpec, PrefixSpec, PrependSpec, RoutePolicySpec,

@@ -56,6 +56,9 @@ pub struct PeerSpec {
     /// Take nothing from farther away than the other side is (GTSM, RFC 5082); off when not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_security: Option<TtlSecurity>,
+    /// Sign every TCP segment with a key that the other side has too (TCP MD5, RFC 2385).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<PasswordSpec>,
     /// Timers, where they are not what the Fabric says.
     #[serde(default)]
     pub timers: TimersSpec,
@@ -102,6 +105,15 @@ pub enum NextHopSpec {
     Self_,
     /// Never changed, except for routes of our own.
     Unchanged,
+}
+
+/// Where a key is. The key itself stands in no resource.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PasswordSpec {
+    /// A file on the node that holds the key, 1 to 80 octets; an absolute path. One newline at its
+    /// end does not count.
+    pub file: String,
 }
 
 /// The generalised TTL security mechanism: both sides send with TTL 255, which no router on the way

@@ -41,6 +41,7 @@ fn every_field_is_documented() {
         ("Peer", "{zzzzzz: 0}"),
         ("Peer", "{addressFrom: {zzzzzz: 0}}"),
         ("Peer", "{ttlSecurity: {zzzzzz: 0}}"),
+        ("Peer", "{password: {zzzzzz: 0}}"),
         ("Peer", "{shutdown: {zzzzzz: 0}}"),
         ("Peer", "{maxPrefixes: {zzzzzz: 0}}"),
         ("Peer", "{bfd: {zzzzzz: 0}}"),

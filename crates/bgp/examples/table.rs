@@ -286,6 +286,7 @@ fn peer_config(peer: u8) -> PeerConfig {
         families: vec![Family::Ipv4],
         extended_next_hop: false,
         ttl_security: None,
+        authentication: None,
         max_prefixes: None,
         timers: Timers {
             hold: 0,

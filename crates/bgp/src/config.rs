@@ -57,6 +57,8 @@ pub struct PeerConfig {
     /// How many hops away the peer is at most; what has come farther is dropped, and `ttl` is 255.
     /// `None`: nothing is looked at. RFC 5082.
     pub ttl_security: Option<u8>,
+    /// How TCP segments are signed; `None`: they are not.
+    pub authentication: Option<Authentication>,
     /// Families offered; at least one.
     pub families: Vec<Family>,
     /// Offer IPv4 routes with IPv6 next hops. RFC 8950.
@@ -75,6 +77,16 @@ pub struct PeerConfig {
     pub allow_own_as: u8,
     /// Graceful restart, ours and the peer's; `None`: not offered. RFC 4724.
     pub graceful_restart: Option<GracefulRestart>,
+}
+
+/// How TCP segments of a session are signed, with keys that both sides have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Authentication {
+    /// TCP MD5. RFC 2385.
+    Md5 {
+        /// Where the key is, on the node. The key itself is in no configuration.
+        key_file: String,
+    },
 }
 
 impl PeerConfig {
@@ -501,6 +513,12 @@ impl Config {
             if peer.ttl != 255 {
                 return Err(value("the TTL", &peer.ttl, "255 with TTL security"));
             }
+        }
+        if let Some(Authentication::Md5 { key_file }) = &peer.authentication
+            && !key_file.starts_with('/')
+        {
+            let found = &"another";
+            return Err(value("the key's file", found, "an absolute path"));
         }
         if let Some(limits) = peer.max_prefixes {
             if !(1..=100).contains(&limits.warn_at_percent) {

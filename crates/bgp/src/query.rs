@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::attributes::Attributes;
-use crate::config::{PrefixLimits, Source};
+use crate::config::{Authentication, PrefixLimits, Source};
 use crate::engine::NextHopState;
 use crate::types::{Asn, Family, PeerId, Prefix, RouterId};
 pub use page::{AttributeSets, Cursor, PackedSet, PageOrigin, PageRoute, Remark, RoutePage};
@@ -102,6 +102,8 @@ pub struct PeerStatus {
     pub retry_at: Option<Instant>,
     /// How many hops away it is at most, where what comes from farther is dropped. RFC 5082.
     pub ttl_security: Option<u8>,
+    /// How its TCP segments are signed, where they are.
+    pub authentication: Option<Authentication>,
     /// How many prefixes it may send.
     pub max_prefixes: Option<PrefixLimits>,
     /// It sent more, and the session is down for that.

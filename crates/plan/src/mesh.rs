@@ -61,6 +61,7 @@ pub(crate) fn peers(
             families: Family::ALL.to_vec(),
             extended_next_hop: false,
             ttl_security: None,
+            authentication: None,
             max_prefixes: None,
             timers: timers(
                 api::TimersSpec::default(),

@@ -8,8 +8,8 @@ use api::{
     Peer, RestartSeconds, TimersSpec, Topology,
 };
 use bgp::config::{
-    Advertisement, Config, DecisionConfig, GracefulRestart, LimitAction, NextHopMode, Originated,
-    PeerConfig, Policy, PrefixLimits, Timers,
+    Advertisement, Authentication, Config, DecisionConfig, GracefulRestart, LimitAction,
+    NextHopMode, Originated, PeerConfig, Policy, PrefixLimits, Timers,
 };
 use bgp::types::{Asn, Prefix, RouterId};
 
@@ -231,6 +231,9 @@ fn session(snapshot: &Snapshot, node: &Node, peer: &Peer, asn: Asn) -> Result<Pe
             None => spec.ttl.map_or(default_ttl, |ttl| ttl.get()),
         },
         ttl_security: spec.ttl_security.map(|it| it.hops.get()),
+        authentication: (spec.password.as_ref()).map(|it| Authentication::Md5 {
+            key_file: it.file.clone(),
+        }),
         families: spec
             .families
             .iter()

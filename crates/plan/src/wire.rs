@@ -9,9 +9,9 @@ use std::str::FromStr;
 
 use api::AnyCommunity;
 use bgp::config::{
-    Action, Advertisement, Config, DecisionConfig, GracefulRestart, LimitAction, Match,
-    NextHopMode, Origin, Originated, PeerConfig, Policy, PrefixLimits, PrefixMatch, Rule, Set,
-    Source, Timers,
+    Action, Advertisement, Authentication, Config, DecisionConfig, GracefulRestart, LimitAction,
+    Match, NextHopMode, Origin, Originated, PeerConfig, Policy, PrefixLimits, PrefixMatch, Rule,
+    Set, Source, Timers,
 };
 use bgp::types::{Asn, Family, Prefix, RouterId};
 use proto::controller::v1 as pb;
@@ -114,6 +114,10 @@ fn peer_to_proto(peer: &PeerConfig) -> pb::PeerConfig {
         shutdown: peer.shutdown.clone(),
         ttl: peer.ttl.into(),
         ttl_security: peer.ttl_security.map(Into::into),
+        md5_key_file: match &peer.authentication {
+            Some(Authentication::Md5 { key_file }) => key_file.clone(),
+            None => String::new(),
+        },
         families: texts(&peer.families),
         extended_next_hop: peer.extended_next_hop,
         max_prefixes: peer.max_prefixes.map(|limits| pb::PrefixLimits {
@@ -328,6 +332,9 @@ fn peer_from_proto(at: &str, peer: pb::PeerConfig) -> Result<PeerConfig, WireErr
         ttl_security: (peer.ttl_security)
             .map(|hops| u8_of("ttl_security", hops))
             .transpose()?,
+        authentication: Some(peer.md5_key_file)
+            .filter(|file| !file.is_empty())
+            .map(|key_file| Authentication::Md5 { key_file }),
         families: each(&field("families"), peer.families, family_from_proto)?,
         extended_next_hop: peer.extended_next_hop,
         max_prefixes: (peer.max_prefixes)

@@ -3,8 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
 use bgp::config::{
-    Action, Advertisement, Config, DecisionConfig, GracefulRestart, LimitAction, Match,
-    NextHopMode, Originated, PeerConfig, Policy, PrefixLimits, PrefixMatch, Rule, Set, Timers,
+    Action, Advertisement, Authentication, Config, DecisionConfig, GracefulRestart, LimitAction,
+    Match, NextHopMode, Originated, PeerConfig, Policy, PrefixLimits, PrefixMatch, Rule, Set,
+    Timers,
 };
 use bgp::types::{Asn, Family, RouterId};
 use plan::wire::{from_proto, to_proto};
@@ -30,6 +31,9 @@ fn config() -> NodeConfig {
                 shutdown: Some(String::new()),
                 ttl: 255,
                 ttl_security: Some(1),
+                authentication: Some(Authentication::Md5 {
+                    key_file: "/etc/routeshare/tor.key".into(),
+                }),
                 families: vec![Family::Ipv4, Family::Ipv6],
                 extended_next_hop: true,
                 max_prefixes: Some(PrefixLimits {
@@ -116,7 +120,7 @@ fn nothing_is_lost_on_the_wire() {
 #[test]
 fn what_is_wrong_is_refused_with_the_name_of_its_field() {
     type Damage = fn(&mut pb::NodeConfig);
-    let cases: [(Damage, &str); 25] = [
+    let cases: [(Damage, &str); 26] = [
         (
             |it| it.node.clear(),
             "node: found nothing; allowed: the node's name",
@@ -167,6 +171,10 @@ fn what_is_wrong_is_refused_with_the_name_of_its_field() {
         ),
         (
             |it| it.peers[0].ttl_security = Some(255),
+            "the configuration contradicts itself",
+        ),
+        (
+            |it| it.peers[0].md5_key_file = "key".into(),
             "the configuration contradicts itself",
         ),
         (

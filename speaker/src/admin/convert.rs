@@ -16,7 +16,7 @@ use crate::clock::{wall_ms, wall_ms_or_0};
 use crate::daemon::{WatchedPeer, now};
 use crate::fib::{KernelState, RouteState};
 
-pub(super) fn peer((peer, bfd): WatchedPeer) -> pb::Peer {
+pub(super) fn peer((peer, bfd, key): WatchedPeer) -> pb::Peer {
     let seconds = |time: Option<std::time::Duration>| {
         time.map_or(0, |time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX))
     };
@@ -59,6 +59,7 @@ pub(super) fn peer((peer, bfd): WatchedPeer) -> pb::Peer {
         over_limit: peer.over_limit,
         ttl_security: peer.ttl_security.map(Into::into),
         bfd,
+        key,
         graceful_restart: peer.graceful_restart.map(|it| pb::GracefulRestart {
             restart_seconds: it.restart_seconds.into(),
             peer_seconds: it.peer_seconds.map(Into::into),

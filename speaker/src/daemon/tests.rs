@@ -1,5 +1,6 @@
 //! Whole speakers in this process, over the loopback addresses 127.0.0.0/8, with kernel routes off.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
@@ -90,6 +91,7 @@ impl Net {
             families: vec![Family::Ipv4],
             extended_next_hop: false,
             ttl_security: None,
+            authentication: None,
             max_prefixes: None,
             timers: Timers {
                 connect_retry: 1,

@@ -1,7 +1,10 @@
 //! One TCP connection: a task that reads, writes, and at the end drains.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
 
 use bgp::engine::LocalAddresses;
 use bgp::types::ConnId;
@@ -10,11 +13,11 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
-use super::distance::Distance;
+use super::terms::{self, Known, Signing, Terms};
 use super::{DRAIN, Note, addresses};
 
 /// A quiet connection reads into a buffer of this size; it grows while full reads come.
@@ -44,6 +47,13 @@ pub(super) fn attempt(work: impl Future<Output = ()> + Send + 'static) -> Attemp
 pub(super) enum OpenError {
     #[error("{remote} is no peer's address any more")]
     Unknown { remote: SocketAddr },
+    #[error("not connecting without a key: {0}")]
+    NoKey(String),
+    #[error("cannot sign what goes to {remote} (TCP MD5): {source}")]
+    Key {
+        remote: SocketAddr,
+        source: io::Error,
+    },
     #[error("cannot open a socket to {remote}: {source}")]
     Socket {
         remote: SocketAddr,
@@ -62,14 +72,21 @@ pub(super) enum OpenError {
 pub(super) async fn open(
     remote: SocketAddr,
     local: Option<IpAddr>,
-    distance: Distance,
+    terms: &Terms,
 ) -> Result<(TcpStream, LocalAddresses, SocketAddr), OpenError> {
     let failed = |source| OpenError::Socket { remote, source };
     let domain = Domain::for_address(remote);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
     prepare(&socket, remote.ip()).map_err(failed)?;
-    distance.set(&socket, remote.ip()).map_err(failed)?;
+    terms.distance.set(&socket, remote.ip()).map_err(failed)?;
+    if let Signing::Missing(reason) = &terms.signing {
+        return Err(OpenError::NoKey(reason.clone()));
+    }
+    terms
+        .signing
+        .set(&socket, remote.ip())
+        .map_err(|source| OpenError::Key { remote, source })?;
     if let Some(local) = local {
         let address = SocketAddr::new(local, 0).into();
         socket
@@ -98,11 +115,12 @@ fn prepare(socket: &Socket, remote: IpAddr) -> io::Result<()> {
 pub(super) fn prepare_accepted(
     stream: &TcpStream,
     remote: IpAddr,
-    distance: Distance,
+    terms: &Terms,
 ) -> io::Result<()> {
     let socket = SockRef::from(stream);
     prepare(&socket, remote)?;
-    distance.set_on_accepted(&socket, remote)
+    terms.signing.set(&socket, remote)?;
+    terms.distance.set_on_accepted(&socket, remote)
 }
 
 /// The transport's end of an open connection. Each queue holds at most the one buffer that the
@@ -131,21 +149,52 @@ impl Handle {
     }
 }
 
-/// Starts the task of an open connection.
+/// What a connection needs to keep its key up to date: whose it is, and where that is said.
+pub(super) type Follow = (IpAddr, watch::Receiver<Arc<Known>>);
+
+/// Starts the task of an open connection; `follow` where it is signed.
 pub(super) fn start(
     conn: ConnId,
     stream: TcpStream,
     notes: mpsc::Sender<Note>,
+    follow: Option<Follow>,
     tasks: &TaskTracker,
 ) -> Handle {
     let (send, queue) = mpsc::channel(1);
     let (give_back, given_back) = mpsc::channel(1);
     let (close, closed) = oneshot::channel();
-    tasks.spawn(run(conn, stream, notes, queue, given_back, closed));
+    tasks.spawn(async move {
+        let keys = follow_keys(&stream, follow);
+        tokio::select! {
+            () = run(conn, stream, notes, queue, given_back, closed) => {}
+            never = keys => match never {},
+        }
+    });
     Handle {
         send,
         give_back,
         close,
+    }
+}
+
+/// On a descriptor of its own, because reading and writing hold the stream.
+fn follow_keys(
+    stream: &TcpStream,
+    follow: Option<Follow>,
+) -> impl Future<Output = Infallible> + use<> {
+    let own = follow.map(|(remote, known)| {
+        let socket = stream.as_fd().try_clone_to_owned();
+        (socket, remote, known)
+    });
+    async move {
+        match own {
+            Some((Ok(socket), remote, known)) => return terms::follow(socket, remote, known).await,
+            Some((Err(error), remote, _)) => {
+                tracing::warn!(peer = %remote, %error, "a key that changes will end this connection");
+            }
+            None => {}
+        }
+        std::future::pending().await
     }
 }
 

@@ -1,6 +1,6 @@
 //! Accepting: one task per listening socket, IPv4 and IPv6 apart so that each can fail alone.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,8 +13,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::distance::{self, Distance};
-use super::{Note, addresses, connection};
+use super::terms::{Known, Signing, Terms};
+use super::{Note, addresses, connection, distance};
+use crate::keys;
 
 /// How often a listener that could not start tries again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -22,9 +23,6 @@ const RETRY: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(200);
 /// Connections that wait for us in the kernel.
 const BACKLOG: i32 = 128;
-
-/// Who may connect, and from how far.
-pub(crate) type Known = HashMap<IpAddr, Distance>;
 
 /// Why we do not listen on an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +36,7 @@ pub(crate) struct ListenProblem {
 pub(crate) struct Refusals {
     unknown: AtomicU64,
     too_many: AtomicU64,
+    no_key: AtomicU64,
 }
 
 impl Refusals {
@@ -49,6 +48,16 @@ impl Refusals {
     /// From a peer that has too many already.
     pub(crate) fn count_too_many(&self) -> u64 {
         self.too_many.load(Ordering::Relaxed)
+    }
+
+    /// From a peer whose key is not there.
+    pub(crate) fn count_no_key(&self) -> u64 {
+        self.no_key.load(Ordering::Relaxed)
+    }
+
+    fn no_key(&self, remote: SocketAddr) {
+        let what = "connection from a peer whose key is not there";
+        note(what, remote.ip(), &self.no_key);
     }
 
     fn unknown(&self, remote: SocketAddr) {
@@ -92,27 +101,24 @@ pub(super) fn start(
     notes: mpsc::Sender<Note>,
 ) -> Listener {
     let task = tokio::spawn(async move {
-        let mut reported = None;
+        let mut problem = Told {
+            address,
+            notes: notes.clone(),
+            last: None,
+        };
         loop {
             let guarded = Arc::clone(&known.borrow_and_update());
             let error = match bind(address, &guarded) {
-                Ok(listener) => {
+                Ok((listener, unsigned)) => {
                     tracing::info!(%address, "listening for BGP connections");
-                    if reported.take().is_some() {
-                        let _ = notes
-                            .send(Note::Listening {
-                                address,
-                                problem: None,
-                            })
-                            .await;
-                    }
                     let acceptor = Acceptor {
                         listener,
                         guarded,
+                        unsigned,
                         refusals: &refusals,
                         notes: &notes,
                     };
-                    match acceptor.run(&mut known).await {
+                    match acceptor.run(&mut known, &mut problem).await {
                         Ok(()) => return,
                         Err(error) => error,
                     }
@@ -123,22 +129,41 @@ pub(super) fn start(
                 }
                 Err(error) => error,
             };
-            let problem = Some(ListenProblem {
-                message: explain(address, &error).await,
-            });
-            if problem != reported {
-                let message = problem.as_ref().map(|problem| problem.message.as_str());
-                tracing::error!(%address, "{}", message.unwrap_or_default());
-                reported = problem.clone();
-                let _ = notes.send(Note::Listening { address, problem }).await;
-            }
+            problem.is(Some(explain(address, &error).await)).await;
             tokio::time::sleep(RETRY).await;
         }
     });
     Listener { address, task }
 }
 
-fn bind(address: SocketAddr, known: &Known) -> io::Result<TcpListener> {
+/// What was last told of a listening socket.
+struct Told {
+    address: SocketAddr,
+    notes: mpsc::Sender<Note>,
+    last: Option<ListenProblem>,
+}
+
+impl Told {
+    /// Tells what is new.
+    async fn is(&mut self, message: Option<String>) {
+        let problem = message.map(|message| ListenProblem { message });
+        if problem == self.last {
+            return;
+        }
+        let address = self.address;
+        if let Some(problem) = &problem {
+            tracing::error!(%address, "{}", problem.message);
+        }
+        self.last.clone_from(&problem);
+        // Nobody listens to us once the transport is gone.
+        let _ = self.notes.send(Note::Listening { address, problem }).await;
+    }
+}
+
+/// Peers that should sign and cannot, with the reason.
+type Unsigned = BTreeMap<IpAddr, String>;
+
+fn bind(address: SocketAddr, known: &Known) -> io::Result<(TcpListener, Unsigned)> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -150,14 +175,40 @@ fn bind(address: SocketAddr, known: &Known) -> io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
-    guard(&socket, address, known)?; // before anybody can connect
+    // Before anybody can connect.
+    let unsigned = guard(&socket, address, &Known::new(), known)?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok((TcpListener::from_std(socket.into())?, unsigned))
 }
 
-fn guard(socket: &Socket, address: SocketAddr, known: &Known) -> io::Result<()> {
-    distance::guard(socket, address.is_ipv6(), known)
-        .map_err(|error| io::Error::other(format!("cannot set up TTL security: {error}")))
+/// Makes the socket, and the connections that it will make, take nothing that is against the terms of
+/// a peer that is known `now`. Gives those who cannot have their key set.
+fn guard(
+    socket: &Socket,
+    address: SocketAddr,
+    before: &Known,
+    now: &Known,
+) -> io::Result<Unsigned> {
+    let ours = |ip: &IpAddr| ip.is_ipv6() == address.is_ipv6();
+    let far = |(ip, terms): (&IpAddr, &Terms)| (*ip, terms.distance);
+    distance::guard(socket, address.is_ipv6(), &now.iter().map(far).collect())
+        .map_err(|error| io::Error::other(format!("cannot set up TTL security: {error}")))?;
+    for peer in before.keys().filter(|peer| ours(peer)) {
+        // A key that is missing stays what it was: with no other could anybody be let in.
+        let is_plain = |terms: &Terms| terms.signing == Signing::Plain;
+        if now.get(peer).is_none_or(is_plain) {
+            keys::unsign(socket, *peer)?;
+        }
+    }
+    let mut unsigned = Unsigned::new();
+    for (peer, terms) in now.iter().filter(|(peer, _)| ours(peer)) {
+        if let Signing::With(key) = &terms.signing
+            && let Err(error) = key.sign(socket, *peer)
+        {
+            unsigned.insert(*peer, error.to_string());
+        }
+    }
+    Ok(unsigned)
 }
 
 /// What accepts on one listening socket.
@@ -165,6 +216,7 @@ struct Acceptor<'a> {
     listener: TcpListener,
     /// Whom the socket is guarded for.
     guarded: Arc<Known>,
+    unsigned: Unsigned,
     refusals: &'a Refusals,
     notes: &'a mpsc::Sender<Note>,
 }
@@ -175,8 +227,13 @@ impl Acceptor<'_> {
     /// # Errors
     ///
     /// When the socket cannot be guarded for those who are known now; then it must not stay.
-    async fn run(mut self, known: &mut watch::Receiver<Arc<Known>>) -> io::Result<()> {
+    async fn run(
+        mut self,
+        known: &mut watch::Receiver<Arc<Known>>,
+        problem: &mut Told,
+    ) -> io::Result<()> {
         loop {
+            problem.is(self.problem()).await;
             let mut accepted = Vec::new();
             tokio::select! {
                 biased;
@@ -194,30 +251,50 @@ impl Acceptor<'_> {
             let now = Arc::clone(&known.borrow_and_update());
             let before = std::mem::replace(&mut self.guarded, Arc::clone(&now));
             if before != now {
-                guard(
-                    &SockRef::from(&self.listener),
-                    self.listener.local_addr()?,
-                    &now,
-                )?;
+                let address = self.listener.local_addr()?;
+                let socket = SockRef::from(&self.listener);
+                self.unsigned = guard(&socket, address, &before, &now)?;
                 accepted.extend(self.waiting());
             }
             for (stream, remote) in accepted {
-                let peer = remote.ip();
-                match now.get(&peer) {
-                    None => {
-                        self.refusals.unknown(remote);
-                        reset(&stream);
-                    }
-                    // It may have come past what we ask of it now.
-                    Some(distance) if before.get(&peer) != Some(distance) => reset(&stream),
-                    Some(distance) => {
-                        if self.admit(stream, remote, *distance).await.is_err() {
+                match self.terms_of(remote, &before) {
+                    Some(terms) => {
+                        if self.admit(stream, remote, terms).await.is_err() {
                             return Ok(());
                         }
                     }
+                    None => reset(&stream),
                 }
             }
         }
+    }
+
+    /// On which terms a connection is let in, if it is.
+    fn terms_of(&self, remote: SocketAddr, before: &Known) -> Option<&Terms> {
+        let peer = remote.ip();
+        let Some(terms) = self.guarded.get(&peer) else {
+            self.refusals.unknown(remote);
+            return None;
+        };
+        if !terms.signing.is_ready() || self.unsigned.contains_key(&peer) {
+            self.refusals.no_key(remote);
+            return None;
+        }
+        // It may have come past what is asked of it now.
+        (before.get(&peer) == Some(terms)).then_some(terms)
+    }
+
+    /// What a person should know.
+    fn problem(&self) -> Option<String> {
+        let (peer, error) = self.unsigned.first_key_value()?;
+        let others = match self.unsigned.len() - 1 {
+            0 => String::new(),
+            others => format!(" and {others} others"),
+        };
+        Some(format!(
+            "connections of {peer}{others} cannot be accepted: cannot set the TCP MD5 key: {error}; the \
+             kernel needs CONFIG_TCP_MD5SIG, and room for many keys in net.core.optmem_max"
+        ))
     }
 
     /// Connections that were made before the socket was guarded as it is now.
@@ -237,11 +314,11 @@ impl Acceptor<'_> {
         &self,
         stream: TcpStream,
         remote: SocketAddr,
-        distance: Distance,
+        terms: &Terms,
     ) -> Result<(), mpsc::error::SendError<Note>> {
         let local = stream.local_addr();
         match local.and_then(|local| {
-            connection::prepare_accepted(&stream, remote.ip(), distance)?;
+            connection::prepare_accepted(&stream, remote.ip(), terms)?;
             Ok(addresses::complete(local.ip()))
         }) {
             Ok(local) => {

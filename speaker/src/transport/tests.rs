@@ -3,12 +3,16 @@ use std::net::Ipv4Addr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+use super::distance::Distance;
 use super::*;
 
 const US: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// As towards a directly connected eBGP peer.
-const NEAR: Distance = Distance { ttl: 1, least: 0 };
+const NEAR: Terms = Terms {
+    distance: Distance { ttl: 1, least: 0 },
+    signing: Signing::Plain,
+};
 
 /// A transport that knows `known` and listens nowhere.
 fn knowing(known: &[IpAddr]) -> Transport {
@@ -289,9 +293,12 @@ async fn who_is_no_peer_any_more_is_not_connected_to() {
 #[tokio::test]
 async fn a_connection_from_before_its_peer_was_asked_for_more_is_reset() {
     let (mut transport, address) = listening(&[US]).await;
-    let strict = Distance {
-        ttl: 255,
-        least: 255,
+    let strict = Terms {
+        distance: Distance {
+            ttl: 255,
+            least: 255,
+        },
+        ..NEAR
     };
     let mut early = dial(address).await;
     assert!(matches!(transport.next().await, Event::Accepted { .. }));

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use proto::controller::v1::PrefixLimits;
-use proto::speaker::v1::{GracefulRestart, MessageCounts, Peer};
+use proto::speaker::v1::{GracefulRestart, Key, MessageCounts, Peer};
 
 use crate::error::Failure;
 use crate::output::{BAD, DIM, GOOD, Output, SOON, TITLE};
@@ -74,6 +74,9 @@ pub(super) fn detail(
     }
     if let Some(hops) = peer.ttl_security {
         line("ttl security", ttl_security(hops))?;
+    }
+    if let Some(it) = &peer.key {
+        line("key", key(output, it, now))?;
     }
     if let Some(limits) = &peer.max_prefixes {
         line("prefix limits", prefix_limits(limits))?;
@@ -212,6 +215,23 @@ fn ttl_security(hops: u32) -> String {
     };
     let least = 256_u32.saturating_sub(hops);
     format!("sends TTL 255, drops what has less than {least}: nothing from beyond {far}")
+}
+
+/// RFC 2385.
+fn key(output: Output, key: &Key, now: i64) -> String {
+    let Key {
+        file,
+        problem,
+        since_ms,
+    } = key;
+    match (problem.as_str(), since_ms) {
+        ("", 0) => format!("TCP MD5, in {file}, not read yet"),
+        ("", since) => format!("TCP MD5, in {file}, unchanged for {}", age(*since, now)),
+        (problem, since) => {
+            let since = age(*since, now);
+            format!("{} for {since}: {problem}", output.paint(BAD, "missing"))
+        }
+    }
 }
 
 fn prefix_limits(limits: &PrefixLimits) -> String {
@@ -411,6 +431,25 @@ mod tests {
             let line = format!("  ttl security  sends TTL 255, drops what has {words}");
             assert!(text.contains(&line), "{text}");
         }
+    }
+
+    #[test]
+    fn a_key_is_shown_by_its_file_and_what_is_wrong_with_it() {
+        let with = |problem: &str| {
+            text(&Peer {
+                key: Some(Key {
+                    file: "/etc/routeshare/tor.key".into(),
+                    problem: problem.into(),
+                    since_ms: now() - 5_000,
+                }),
+                ..Peer::default()
+            })
+        };
+        let line = "  key           TCP MD5, in /etc/routeshare/tor.key, unchanged for 5s\n";
+        assert!(with("").contains(line), "{}", with(""));
+        let line = "  key           missing for 5s: cannot read it\n";
+        let text = with("cannot read it");
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

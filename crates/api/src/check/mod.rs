@@ -176,16 +176,20 @@ fn several<T: std::fmt::Display>(items: impl Iterator<Item = T>) -> String {
 
 /// The key's file is named in full: who reads it has another directory than whoever writes this.
 fn bfd_key(document: &Document, bfd: Option<&BfdSpec>, findings: &mut Findings<'_>) {
-    if let Some(authentication) = bfd.and_then(|it| it.authentication.as_ref())
-        && !authentication.key_file.starts_with('/')
-    {
+    if let Some(authentication) = bfd.and_then(|it| it.authentication.as_ref()) {
+        let field = "spec.bfd.authentication.keyFile";
+        key_file(document, field, &authentication.key_file, findings);
+    }
+}
+
+/// What stands in the place of a path may be a key: it is not repeated.
+fn key_file(document: &Document, field: &str, path: &str, findings: &mut Findings<'_>) {
+    if !path.starts_with('/') || path.contains(['\0', '\n']) {
         findings.mistake(
             document,
-            "spec.bfd.authentication.keyFile",
-            format!(
-                "found `{}`; allowed: an absolute path, such as `/etc/routeshare/bfd.key`",
-                authentication.key_file
-            ),
+            field,
+            "is no absolute path, and not repeated here as it may be a key; allowed: a path such as \
+             `/etc/routeshare/tor.key`",
         );
     }
 }

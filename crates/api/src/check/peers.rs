@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use bgp::types::{Asn, Family};
 
-use super::{Findings, bfd_key, holds, missing, selects_nodes, several, timers, unusable_address};
+use super::{
+    Findings, bfd_key, holds, key_file, missing, selects_nodes, several, timers, unusable_address,
+};
 use crate::parse::{Document, Item, Loaded};
 use crate::{
     AsnSource, LimitActionSpec, LocalAddress, NodeSpec, PeerSpec, PerLabel, SetNextHop, TimersSpec,
@@ -37,6 +39,14 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
             );
         }
         bfd_key(&peer.document, peer.spec().bfd.as_ref(), findings);
+        if let Some(password) = &peer.spec().password {
+            key_file(
+                &peer.document,
+                "spec.password.file",
+                &password.file,
+                findings,
+            );
+        }
         selects_nodes(
             &peer.document,
             &peer.spec().node_selector,

@@ -62,6 +62,7 @@ fn peer(input: &mut Input<'_>) -> PeerConfig {
         shutdown: (choice & 2 != 0).then(String::new),
         ttl: 1,
         ttl_security: None,
+        authentication: None,
         families: Family::ALL.to_vec(),
         extended_next_hop: false,
         max_prefixes: None,

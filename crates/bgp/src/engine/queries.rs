@@ -61,6 +61,7 @@ impl Engine {
             export: config.export.clone(),
             retry_at: session.retry_at(),
             ttl_security: config.ttl_security,
+            authentication: config.authentication.clone(),
             max_prefixes: config.max_prefixes,
             over_limit: session.is_over_limit(),
             graceful_restart: config.graceful_restart.map(|ours| {

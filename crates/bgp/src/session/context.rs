@@ -32,6 +32,8 @@ pub(super) struct Settings {
     /// The restart time that we offer, in seconds; `None`: no graceful restart.
     pub(super) restart_seconds: Option<u16>,
     transport: (IpAddr, u16, Option<IpAddr>, u8, Option<u8>),
+    /// Which key is used may change while a connection stands, whether one is may not.
+    pub(super) is_signed: bool,
 }
 
 impl Settings {
@@ -51,6 +53,7 @@ impl Settings {
             passive: config.passive,
             max_prefixes: config.max_prefixes,
             restart_seconds: config.graceful_restart.map(|gr| gr.restart_seconds),
+            is_signed: config.authentication.is_some(),
             transport: (
                 config.address,
                 config.port,

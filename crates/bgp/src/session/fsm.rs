@@ -170,7 +170,13 @@ impl Fsm {
         match event {
             Event::Start => {}
             Event::ConnectRetryTimerExpires => {
-                cx.connect_error(now, "no answer".into());
+                let why = match cx.settings.is_signed {
+                    true => {
+                        "no answer; a wrong or missing TCP MD5 key on either side looks like this"
+                    }
+                    false => "no answer",
+                };
+                cx.connect_error(now, why.into());
                 self.close(cx);
                 self.seek(now, cx);
             }

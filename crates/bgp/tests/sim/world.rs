@@ -108,6 +108,7 @@ impl Net {
                 families: Family::ALL.to_vec(),
                 extended_next_hop: false,
                 ttl_security: None,
+                authentication: None,
                 max_prefixes: None,
                 timers: Timers::default(),
                 import: vec![OPEN.into()],

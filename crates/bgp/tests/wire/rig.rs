@@ -93,6 +93,7 @@ fn peer(who: Who) -> PeerConfig {
         families: Family::ALL.to_vec(),
         extended_next_hop: true,
         ttl_security: None,
+        authentication: None,
         max_prefixes: None,
         timers: Timers::default(),
         import: vec!["everything".into()],

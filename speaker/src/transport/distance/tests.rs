@@ -98,6 +98,7 @@ fn bgp_peer(ttl_security: Option<u8>) -> PeerConfig {
         shutdown: None,
         ttl: 255,
         ttl_security,
+        authentication: None,
         max_prefixes: None,
         families: vec![bgp::types::Family::Ipv4],
         extended_next_hop: false,

@@ -145,6 +145,7 @@ fn peer(index: usize, wanted: &WantedPeer) -> PeerConfig {
         shutdown: None,
         ttl: 1,
         ttl_security: None,
+        authentication: None,
         families: Family::ALL.to_vec(),
         extended_next_hop: false,
         max_prefixes: None,

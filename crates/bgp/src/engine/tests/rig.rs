@@ -110,6 +110,7 @@ pub(super) fn peer(name: &str, asn: u32, last_octet: u8) -> PeerConfig {
         families: vec![Family::Ipv4, Family::Ipv6],
         extended_next_hop: false,
         ttl_security: None,
+        authentication: None,
         max_prefixes: None,
         timers: Timers {
             hold: 0,

@@ -36,6 +36,7 @@ fn config(remote: u8, remote_asn: u32, local_asn: u32) -> PeerConfig {
         families: Family::ALL.to_vec(),
         extended_next_hop: true,
         ttl_security: None,
+        authentication: None,
         max_prefixes: None,
         timers: Timers::default(),
         import: Vec::new(),

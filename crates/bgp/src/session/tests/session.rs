@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::config::Authentication;
 use crate::message::FsmError;
 
 #[test]
@@ -87,6 +88,11 @@ fn a_shutdown_that_is_configured_comes_and_goes_with_the_configuration() {
     assert_eq!(rig.session.shutdown_text(), Some("not yet"));
 }
 
+fn md5(file: &str) -> Authentication {
+    let key_file = file.to_owned();
+    Authentication::Md5 { key_file }
+}
+
 #[test]
 fn only_what_the_peer_must_hear_of_resets_the_session() {
     type Change = fn(&mut PeerConfig);
@@ -110,7 +116,7 @@ fn only_what_the_peer_must_hear_of_resets_the_session() {
         assert_eq!(rig.actions(), []);
         assert_eq!(rig.session.conn(), Some(conn));
     }
-    let resets: [Change; 10] = [
+    let resets: [Change; 11] = [
         |peer| peer.address = Ipv4Addr::new(10, 0, 0, 8).into(),
         |peer| peer.port = 1790,
         |peer| peer.local_address = Some(Ipv4Addr::new(10, 0, 0, 2).into()),
@@ -118,10 +124,19 @@ fn only_what_the_peer_must_hear_of_resets_the_session() {
         |peer| peer.remote_asn = Asn(65008),
         |peer| peer.ttl = 2,
         |peer| peer.ttl_security = Some(1),
+        |peer| peer.authentication = Some(md5("/a")),
         |peer| peer.families = vec![Family::Ipv4],
         |peer| peer.extended_next_hop = false,
         |peer| peer.timers.hold = 30,
     ];
+    let [first, second] = ["/a", "/b"].map(|file| {
+        let mut peer = peer();
+        peer.authentication = Some(md5(file));
+        peer
+    });
+    let (mut rig, conn) = Rig::established(&first);
+    rig.session.reconfigure(rig.now, &second, router_id(1));
+    assert_eq!(rig.session.conn(), Some(conn), "a key changes in place");
     for change in resets {
         let (mut rig, conn) = Rig::established(&peer());
         let mut new = peer();
