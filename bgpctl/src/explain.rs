@@ -11,9 +11,9 @@ use crate::cli::Explain;
 use crate::client::Connector;
 use crate::error::Failure;
 use crate::output::{BAD, DIM, GOOD, Output, SOON, TITLE};
-use crate::show::Missing;
+use crate::show::{Missing, stale};
 use crate::time::{age, now};
-use crate::view::{self, OfNode};
+use crate::view::{self, OfNode, Route};
 
 pub(crate) async fn run(
     arguments: &Explain,
@@ -122,9 +122,12 @@ fn print_candidate(
             true => output.paint(GOOD, ", kept ready as backup"),
             false => String::new(),
         },
-        match route.stale {
-            true => output.paint(SOON, ", stale (kept from a session that was lost)"),
-            false => String::new(),
+        match stale(&Route::from(&route)) {
+            Some(stale) => output.paint(
+                SOON,
+                &format!(", {stale} (kept from a session that was lost)"),
+            ),
+            None => String::new(),
         },
     )?;
     let mut line = |title: &str, text: &str| writeln!(writer, "      {title:<12}{text}");

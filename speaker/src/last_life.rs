@@ -21,7 +21,8 @@ const HEADER: &str = "routeshare-alive 1";
 /// What is noted of a life.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Life {
-    /// The restart time that the peers were promised, the longest of them.
+    /// For how long peers were asked to keep our routes, the longest of them: the restart time, and
+    /// the long-lived stale time behind it.
     pub(crate) within: Duration,
     /// Families in which there were learned routes in use.
     pub(crate) routes: Vec<Family>,

@@ -290,6 +290,7 @@ fn prefixes(registry: &mut Registry, peers: &[PeerStatus]) {
                 let states = [
                     ("received", family.received),
                     ("stale", family.stale),
+                    ("long-lived-stale", family.long_lived_stale),
                     ("accepted", family.accepted),
                     ("best", family.best),
                     ("advertised", family.advertised),
@@ -397,6 +398,7 @@ mod tests {
                 end_of_rib_sent: true,
                 extended_next_hop: false,
                 stale: 1,
+                long_lived_stale: 0,
                 graceful_restart: true,
             }],
             capabilities_sent: Vec::new(),

@@ -17,6 +17,8 @@ use crate::error::Failure;
 use crate::output::Output;
 use crate::time;
 
+pub(crate) use self::routes::stale;
+
 /// Carries out one `show`. The exit code is 1 when some of the nodes asked did not answer.
 pub(crate) async fn run(
     what: &Show,

@@ -12,6 +12,7 @@ use proto::speaker::v1::{ListRoutesRequest, RoutePage};
 use tokio_stream::StreamExt as _;
 
 use self::tables::Tables;
+pub(crate) use self::tables::stale;
 use self::texts::Texts;
 use crate::cli::Routes;
 use crate::client::{Connector, Speaker};

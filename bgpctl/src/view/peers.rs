@@ -135,6 +135,7 @@ struct FamilyState {
     end_of_rib_sent: bool,
     extended_next_hop: bool,
     stale: u64,
+    long_lived_stale: u64,
     graceful_restart: bool,
 }
 
@@ -148,6 +149,17 @@ struct GracefulRestart {
     peer_restarted: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     stale_until: Text,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    long_lived: Option<LongLived>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LongLived {
+    stale_seconds: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_seconds: Option<u32>,
+    began: bool,
 }
 
 #[derive(Default, Serialize)]
@@ -214,6 +226,11 @@ impl From<&speaker::Peer> for Peer {
                 notification: it.notification,
                 peer_restarted: it.peer_restarted,
                 stale_until: rfc3339(it.stale_until_ms),
+                long_lived: it.long_lived.as_ref().map(|it| LongLived {
+                    stale_seconds: it.stale_seconds,
+                    peer_seconds: it.peer_seconds,
+                    began: it.began,
+                }),
             }),
             families: peer
                 .families
@@ -230,6 +247,7 @@ impl From<&speaker::Peer> for Peer {
                     end_of_rib_sent: state.end_of_rib_sent,
                     extended_next_hop: state.extended_next_hop,
                     stale: state.stale,
+                    long_lived_stale: state.long_lived_stale,
                     graceful_restart: state.graceful_restart,
                 })
                 .collect(),

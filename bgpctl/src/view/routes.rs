@@ -25,6 +25,13 @@ pub(crate) struct Route<'a> {
     pub(crate) best: bool,
     pub(crate) multipath: bool,
     pub(crate) stale: bool,
+    #[serde(
+        rename = "staleUntil",
+        skip_serializing_if = "is_never",
+        serialize_with = "time"
+    )]
+    pub(crate) stale_until_ms: i64,
+    pub(crate) long_lived_stale: bool,
     pub(crate) backup: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<&'a str>,
@@ -52,6 +59,8 @@ impl<'a> From<&'a speaker::Route> for Route<'a> {
             multipath: route.multipath,
             stale: route.stale,
             backup: route.backup,
+            stale_until_ms: route.stale_until_ms,
+            long_lived_stale: route.long_lived_stale,
             reason: some(&route.reason),
             kernel: some(&route.kernel),
             advertisements: &route.advertisements,

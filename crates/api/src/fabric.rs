@@ -113,6 +113,49 @@ pub struct GracefulRestartSpec {
     /// How long routes of another side that is back are kept if it does not repeat them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stale_seconds: Option<Number<u16, 1, 65535>>,
+    /// What follows the restart time.
+    #[serde(default, skip_serializing_if = "LongLivedSpec::says_nothing")]
+    pub long_lived: LongLivedSpec,
+}
+
+/// Long-lived graceful restart; what is not given comes from the Fabric, and there from the defaults:
+/// off, but on where a time is given. RFC 9494.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LongLivedSpec {
+    /// Whether it is offered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// How long the other side is to keep our routes, as the last choice, after the restart time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_seconds: Option<Number<u32, 1, 16_777_215>>,
+    /// How long we keep routes of the other side at most, whatever it asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_most_seconds: Option<Number<u32, 1, 16_777_215>>,
+    /// What other sides are told of routes so kept that do not know what that means.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unaware_peers: Option<UnawarePeers>,
+}
+
+impl LongLivedSpec {
+    fn says_nothing(&self) -> bool {
+        *self == LongLivedSpec::default()
+    }
+
+    /// Whether it is offered, where that is said.
+    pub fn says_on(&self) -> Option<bool> {
+        self.enabled.or(self.stale_seconds.map(|_| true))
+    }
+}
+
+/// What a peer is told of long-lived stale routes that does not know what they are. RFC 9494 §4.6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UnawarePeers {
+    /// Nothing.
+    #[default]
+    Withhold,
+    /// Internal peers: LOCAL_PREF 0 and NO_EXPORT; others: nothing.
+    LastChoice,
 }
 
 /// A hold time in seconds: 0 (never expires) or 3 to 65535. RFC 4271 §4.2.

@@ -29,8 +29,8 @@ mod values;
 
 pub use advertisement::{AdvertisementSpec, NodeSubnets};
 pub use fabric::{
-    AsnSource, DecisionSpec, FabricSpec, GracefulRestartSpec, HoldTime, KernelSpec, PerNode,
-    PerRack, TimersSpec, Topology,
+    AsnSource, DecisionSpec, FabricSpec, GracefulRestartSpec, HoldTime, KernelSpec, LongLivedSpec,
+    PerNode, PerRack, TimersSpec, Topology, UnawarePeers,
 };
 pub use limits::{LimitActionSpec, MaxPrefixes, RestartSeconds};
 pub use mistake::Mistake;

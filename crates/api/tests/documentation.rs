@@ -31,6 +31,7 @@ fn every_field_is_documented() {
         ("Fabric", "{timers: {zzzzzz: 0}}"),
         ("Fabric", "{gracefulRestart: {zzzzzz: 0}}"),
         ("Fabric", "{bfd: {zzzzzz: 0}}"),
+        ("Fabric", "{gracefulRestart: {longLived: {zzzzzz: 0}}}"),
         ("Fabric", "{decision: {zzzzzz: 0}}"),
         ("Fabric", "{kernel: {zzzzzz: 0}}"),
         ("Pool", "{zzzzzz: 0}"),

@@ -175,6 +175,22 @@ pub struct GracefulRestart {
     /// How long routes of a peer that is back are kept at most if it does not repeat them, in
     /// seconds; at least 1.
     pub stale_seconds: u16,
+    /// What follows once a restart time is up; `None`: routes go. RFC 9494.
+    pub long_lived: Option<LongLived>,
+}
+
+/// Long-lived graceful restart with one peer. RFC 9494.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LongLived {
+    /// How long the peer is to keep our routes once our restart time is up, in seconds: 1 to
+    /// 16,777,215.
+    pub stale_seconds: u32,
+    /// How long we keep the peer's at most, whatever it asks for, in seconds; at least 1; `None`: as
+    /// long as it asks for.
+    pub at_most_seconds: Option<u32>,
+    /// Routes kept for so long are told to this peer even if it does not know what that means, with
+    /// the lowest preference and not to be told to others; only on iBGP. §4.6.
+    pub tell_unaware: bool,
 }
 
 impl Default for GracefulRestart {
@@ -183,6 +199,7 @@ impl Default for GracefulRestart {
         GracefulRestart {
             restart_seconds: 120,
             stale_seconds: 360,
+            long_lived: None,
         }
     }
 }
@@ -538,6 +555,21 @@ impl Config {
             }
             if restart.stale_seconds == 0 {
                 return Err(value("the stale time", &0, "at least 1 s"));
+            }
+            if let Some(long_lived) = restart.long_lived {
+                let most = crate::message::LongLived::MAX_SECONDS;
+                let found = &long_lived.stale_seconds;
+                if !(1..=most).contains(found) {
+                    return Err(value("the long-lived stale time", found, "1 to 16777215 s"));
+                }
+                if long_lived.at_most_seconds == Some(0) {
+                    let allowed = "at least 1 s, or none";
+                    return Err(value("the most of a long-lived stale time", &0, allowed));
+                }
+                if long_lived.tell_unaware && peer.is_ebgp() {
+                    let allowed = "only with peers of our own AS";
+                    return Err(value("telling long-lived stale routes", &"eBGP", allowed));
+                }
             }
         }
         Ok(())

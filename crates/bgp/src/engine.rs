@@ -1,10 +1,12 @@
 //! The engine: every peer and table of one speaker.
 //!
 //! This file is its interface and the order in which things happen; `peers` has the sessions' side
-//! (connections, what comes over them), `graceful` what outlives them, `configure` finds what a new configuration changes,
+//! (connections, what comes over them), `graceful` what outlives them, `deferral`
+//! what our own restart holds back, `configure` finds what a new configuration changes,
 //! `queries`, `pages` and `explain` answer questions. The tables are in `rib`.
 
 mod configure;
+mod deferral;
 mod explain;
 mod graceful;
 mod io;
@@ -23,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use self::graceful::Deferred;
+use self::deferral::Deferred;
 pub use self::io::{
     Command, CommandError, FibChange, Input, LocalAddresses, NextHopSet, NextHopState, Output,
     Restart, RouteChange,

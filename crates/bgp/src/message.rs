@@ -71,6 +71,9 @@ pub struct Capabilities {
     pub extended_next_hop: Vec<Family>,
     /// Graceful restart. RFC 4724, RFC 8538.
     pub graceful_restart: Option<GracefulRestart>,
+    /// Long-lived graceful restart: what is to become of each family's routes once the restart time
+    /// is up. RFC 9494 §3.1.
+    pub long_lived: Option<LongLived>,
     /// Codes of capabilities that we do not use, in the order of their arrival.
     pub unknown: Vec<u8>,
 }
@@ -96,6 +99,34 @@ pub struct ForwardingState {
     pub family: Family,
     /// F: it has gone on forwarding by the routes it had.
     pub preserved: bool,
+}
+
+/// What a speaker asks for the time after its restart time. RFC 9494 §3.1.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LongLived {
+    /// Families whose routes are to be kept. Empty: it only takes such routes of others.
+    pub families: Vec<LongLivedState>,
+}
+
+/// What a speaker asks for one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LongLivedState {
+    /// Which.
+    pub family: Family,
+    /// F: it has gone on forwarding by the routes it had.
+    pub preserved: bool,
+    /// How long its routes are to be kept, in seconds; at most 16,777,215.
+    pub seconds: u32,
+}
+
+impl LongLived {
+    /// The longest time the capability can carry, in seconds.
+    pub const MAX_SECONDS: u32 = (1 << 24) - 1;
+
+    /// What it asks for a family, if anything.
+    pub fn of(&self, family: Family) -> Option<&LongLivedState> {
+        self.families.iter().find(|entry| entry.family == family)
+    }
 }
 
 impl GracefulRestart {
@@ -136,6 +167,9 @@ impl Capabilities {
         if self.graceful_restart.is_some() {
             names.push("graceful restart".into());
         }
+        if self.long_lived.is_some() {
+            names.push("long-lived graceful restart".into());
+        }
         names.extend(self.unknown.iter().map(|code| capability_name(*code)));
         names
     }
@@ -149,7 +183,6 @@ fn capability_name(code: u8) -> String {
         9 => "BGP role",
         67 => "dynamic capability",
         69 => "ADD-PATH",
-        71 => "long-lived graceful restart",
         73 => "FQDN",
         75 => "software version",
         76 => "paths limit",

@@ -126,6 +126,20 @@ pub struct GracefulStatus {
     /// Until when its routes are kept: while it is away, that it come back; once it is back, that it
     /// repeat them.
     pub stale_until: Option<Instant>,
+    /// What follows the restart time, where it is configured. RFC 9494.
+    pub long_lived: Option<LongLivedStatus>,
+}
+
+/// Long-lived graceful restart with one peer. RFC 9494.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LongLivedStatus {
+    /// How long the peer is asked to keep our routes, in seconds.
+    pub stale_seconds: u32,
+    /// How long the peer asks us to keep its routes, in seconds, the longest of its families;
+    /// `None`: it does not offer it, or there is no session.
+    pub peer_seconds: Option<u32>,
+    /// Its routes are kept for longer than its restart time now: they are the last choice.
+    pub began: bool,
 }
 
 /// One family of a peer.
@@ -153,6 +167,8 @@ pub struct FamilyStatus {
     pub extended_next_hop: bool,
     /// Of the routes in Adj-RIB-In: those kept from a session that was lost, and not repeated yet.
     pub stale: u64,
+    /// Of those: kept for longer than the peer's restart time, and the last choice. RFC 9494.
+    pub long_lived_stale: u64,
     /// The peer's routes are kept when the session is lost.
     pub graceful_restart: bool,
 }
@@ -291,6 +307,10 @@ pub struct RouteRow {
     pub reason: Option<Reason>,
     /// It is kept from a session that was lost, and has not been repeated. RFC 4724 §4.2.
     pub stale: bool,
+    /// Until when, if it is.
+    pub stale_until: Option<Instant>,
+    /// It is kept for longer than its peer's restart time, and is the last choice. RFC 9494.
+    pub long_lived_stale: bool,
     /// When it came, or changed last.
     pub since: Option<Instant>,
     /// For our own: the advertisements that ask for it.
@@ -378,6 +398,8 @@ impl fmt::Display for Refusal {
 pub enum Step {
     /// A route of our own goes before every received one.
     Local,
+    /// A route of a session that was lost long ago goes behind every other. RFC 9494 §4.4.
+    LongLivedStale,
     /// Higher LOCAL_PREF.
     LocalPreference,
     /// Shorter AS_PATH.
@@ -404,6 +426,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Step::Local => "local route",
+            Step::LongLivedStale => "long-lived stale",
             Step::LocalPreference => "local preference",
             Step::AsPathLength => "AS path length",
             Step::Origin => "origin",
@@ -541,6 +564,9 @@ pub enum Withheld {
     ExportPolicy,
     /// Our own route, and no advertisement that asks for it names the peer.
     NotAdvertisedTo,
+    /// Kept from a session that was lost long ago, and the peer does not know what that means.
+    /// RFC 9494 §4.3.
+    LongLivedStale,
     /// No address of ours can be its next hop: the session's interface has none of the family.
     NoNextHop,
     /// The route with its attributes does not fit into a message.
@@ -560,6 +586,9 @@ impl fmt::Display for Withheld {
             Withheld::NoExportPolicy => "no export policy (RFC 8212)",
             Withheld::ExportPolicy => "rejected by export policy",
             Withheld::NotAdvertisedTo => "no advertisement of it names this peer",
+            Withheld::LongLivedStale => {
+                "long-lived stale, and the peer does not take such routes (RFC 9494)"
+            }
             Withheld::NoNextHop => "no address of ours can be the next hop of this family",
             Withheld::TooLong => "the attributes do not fit into a message",
         })

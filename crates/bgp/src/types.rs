@@ -335,13 +335,19 @@ impl Community {
     pub const GRACEFUL_SHUTDOWN: Community = Community(0xFFFF_0000);
     /// Discard what is sent here. RFC 7999.
     pub const BLACKHOLE: Community = Community(0xFFFF_029A);
+    /// Kept for long after its session was lost: the last choice. RFC 9494.
+    pub const LLGR_STALE: Community = Community(0xFFFF_0006);
+    /// Not to be kept for long after its session is lost. RFC 9494.
+    pub const NO_LLGR: Community = Community(0xFFFF_0007);
 
-    const NAMES: [(Community, &'static str); 5] = [
+    const NAMES: [(Community, &'static str); 7] = [
         (Community::NO_EXPORT, "no-export"),
         (Community::NO_ADVERTISE, "no-advertise"),
         (Community::NO_EXPORT_SUBCONFED, "no-export-subconfed"),
         (Community::GRACEFUL_SHUTDOWN, "graceful-shutdown"),
         (Community::BLACKHOLE, "blackhole"),
+        (Community::LLGR_STALE, "llgr-stale"),
+        (Community::NO_LLGR, "no-llgr"),
     ];
 }
 
@@ -559,7 +565,14 @@ mod tests {
 
     #[test]
     fn communities_are_read_as_they_are_written() {
-        for text in ["65000:1", "no-export", "graceful-shutdown", "blackhole"] {
+        for text in [
+            "65000:1",
+            "no-export",
+            "graceful-shutdown",
+            "blackhole",
+            "llgr-stale",
+            "no-llgr",
+        ] {
             assert_eq!(text.parse::<Community>().unwrap().to_string(), text);
         }
         for text in [

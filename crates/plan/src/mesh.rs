@@ -74,6 +74,7 @@ pub(crate) fn peers(
             graceful_restart: graceful_restart(
                 api::GracefulRestartSpec::default(),
                 snapshot.resources.fabric.spec.graceful_restart,
+                remote_asn != asn,
             ),
         };
         peers.push(Planned {

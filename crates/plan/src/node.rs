@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use api::{
-    AsnSource, GracefulRestartSpec, LimitActionSpec, LocalAddress, MaxPrefixes, NextHopSpec, Node,
-    Peer, RestartSeconds, TimersSpec, Topology,
+    AsnSource, GracefulRestartSpec, LimitActionSpec, LocalAddress, LongLivedSpec, MaxPrefixes,
+    NextHopSpec, Node, Peer, RestartSeconds, TimersSpec, Topology, UnawarePeers,
 };
 use bgp::config::{
-    Advertisement, Authentication, Config, DecisionConfig, GracefulRestart, LimitAction,
+    Advertisement, Authentication, Config, DecisionConfig, GracefulRestart, LimitAction, LongLived,
     NextHopMode, Originated, PeerConfig, Policy, PrefixLimits, Timers,
 };
 use bgp::types::{Asn, Prefix, RouterId};
@@ -255,6 +255,7 @@ fn session(snapshot: &Snapshot, node: &Node, peer: &Peer, asn: Asn) -> Result<Pe
         graceful_restart: graceful_restart(
             spec.graceful_restart,
             snapshot.resources.fabric.spec.graceful_restart,
+            remote_asn != asn,
         ),
     })
 }
@@ -350,14 +351,32 @@ pub(crate) fn timers(own: TimersSpec, fabric: TimersSpec) -> Timers {
 pub(crate) fn graceful_restart(
     own: GracefulRestartSpec,
     fabric: GracefulRestartSpec,
+    ebgp: bool,
 ) -> Option<GracefulRestart> {
     let defaults = GracefulRestart::default();
     let restart = own.restart_seconds.or(fabric.restart_seconds);
     let stale = own.stale_seconds.or(fabric.stale_seconds);
     let enabled = own.enabled.or(fabric.enabled).unwrap_or(true);
+    let long_lived = long_lived(own.long_lived, fabric.long_lived, ebgp);
     enabled.then(|| GracefulRestart {
         restart_seconds: restart.map_or(defaults.restart_seconds, |it| it.get()),
         stale_seconds: stale.map_or(defaults.stale_seconds, |it| it.get()),
+        long_lived,
+    })
+}
+
+/// How long the other side is to keep our routes where no time is given: a day.
+const LONG_LIVED_SECONDS: u32 = 86_400;
+
+/// What the peer says, then the Fabric, then the defaults: off.
+fn long_lived(own: LongLivedSpec, fabric: LongLivedSpec, ebgp: bool) -> Option<LongLived> {
+    let enabled = own.says_on().or(fabric.says_on()).unwrap_or(false);
+    let seconds = own.stale_seconds.or(fabric.stale_seconds);
+    let unaware = own.unaware_peers.or(fabric.unaware_peers);
+    enabled.then(|| LongLived {
+        stale_seconds: seconds.map_or(LONG_LIVED_SECONDS, |it| it.get()),
+        at_most_seconds: (own.at_most_seconds.or(fabric.at_most_seconds)).map(|it| it.get()),
+        tell_unaware: unaware == Some(UnawarePeers::LastChoice) && !ebgp,
     })
 }
 

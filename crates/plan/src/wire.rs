@@ -10,8 +10,8 @@ use std::str::FromStr;
 use api::AnyCommunity;
 use bgp::config::{
     Action, Advertisement, Authentication, Config, DecisionConfig, GracefulRestart, LimitAction,
-    Match, NextHopMode, Origin, Originated, PeerConfig, Policy, PrefixLimits, PrefixMatch, Rule,
-    Set, Source, Timers,
+    LongLived, Match, NextHopMode, Origin, Originated, PeerConfig, Policy, PrefixLimits,
+    PrefixMatch, Rule, Set, Source, Timers,
 };
 use bgp::types::{Asn, Family, Prefix, RouterId};
 use proto::controller::v1 as pb;
@@ -144,6 +144,11 @@ fn peer_to_proto(peer: &PeerConfig) -> pb::PeerConfig {
         graceful_restart: peer.graceful_restart.map(|it| pb::GracefulRestart {
             restart_seconds: it.restart_seconds.into(),
             stale_seconds: it.stale_seconds.into(),
+            long_lived: it.long_lived.map(|it| pb::LongLived {
+                stale_seconds: it.stale_seconds,
+                at_most_seconds: it.at_most_seconds,
+                tell_unaware: it.tell_unaware,
+            }),
         }),
     }
 }
@@ -366,6 +371,11 @@ fn peer_from_proto(at: &str, peer: pb::PeerConfig) -> Result<PeerConfig, WireErr
                 Ok::<_, WireError>(GracefulRestart {
                     restart_seconds: of("restart_seconds", it.restart_seconds)?,
                     stale_seconds: of("stale_seconds", it.stale_seconds)?,
+                    long_lived: it.long_lived.map(|it| LongLived {
+                        stale_seconds: it.stale_seconds,
+                        at_most_seconds: it.at_most_seconds,
+                        tell_unaware: it.tell_unaware,
+                    }),
                 })
             })
             .transpose()?,

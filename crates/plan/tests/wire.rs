@@ -4,8 +4,8 @@
 
 use bgp::config::{
     Action, Advertisement, Authentication, Config, DecisionConfig, GracefulRestart, LimitAction,
-    Match, NextHopMode, Originated, PeerConfig, Policy, PrefixLimits, PrefixMatch, Rule, Set,
-    Timers,
+    LongLived, Match, NextHopMode, Originated, PeerConfig, Policy, PrefixLimits, PrefixMatch, Rule,
+    Set, Timers,
 };
 use bgp::types::{Asn, Family, RouterId};
 use plan::wire::{from_proto, to_proto};
@@ -51,6 +51,11 @@ fn config() -> NodeConfig {
                 graceful_restart: Some(GracefulRestart {
                     restart_seconds: 30,
                     stale_seconds: 31,
+                    long_lived: Some(LongLived {
+                        stale_seconds: 86_400,
+                        at_most_seconds: Some(3600),
+                        tell_unaware: false,
+                    }),
                 }),
             }],
             policies: vec![Policy {

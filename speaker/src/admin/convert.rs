@@ -66,6 +66,11 @@ pub(super) fn peer((peer, bfd, key): WatchedPeer) -> pb::Peer {
             notification: it.notification,
             peer_restarted: it.peer_restarted,
             stale_until_ms: wall_ms_or_0(it.stale_until),
+            long_lived: it.long_lived.map(|it| pb::LongLived {
+                stale_seconds: it.stale_seconds,
+                peer_seconds: it.peer_seconds,
+                began: it.began,
+            }),
         }),
     }
 }
@@ -97,6 +102,7 @@ fn family(family: &FamilyStatus) -> pb::FamilyState {
         extended_next_hop: family.extended_next_hop,
         stale: family.stale,
         graceful_restart: family.graceful_restart,
+        long_lived_stale: family.long_lived_stale,
     }
 }
 
@@ -122,6 +128,8 @@ pub(super) fn route(row: RouteRow, kernel: Option<RouteState>) -> pb::Route {
         multipath: row.multipath,
         backup: row.backup,
         stale: row.stale,
+        stale_until_ms: wall_ms_or_0(row.stale_until),
+        long_lived_stale: row.long_lived_stale,
         reason: text(row.reason),
         since_ms: wall_ms_or_0(row.since),
         kernel: kernel.map_or(String::new(), |state| {
@@ -206,9 +214,10 @@ fn deciding_line(from: &Explanation) -> String {
             1 => "; one other candidate".to_owned(),
             others => format!("; {others} other candidates"),
         };
-        let stale = match best.route.stale {
-            true => " (stale: kept from a session that was lost)",
-            false => "",
+        let stale = match (best.route.stale, best.route.long_lived_stale) {
+            (_, true) => " (long-lived stale: the last choice, its peer is away for long)",
+            (true, false) => " (stale: kept from a session that was lost)",
+            (false, false) => "",
         };
         return format!(
             "the best route is from {}{stale}{with}{others}.",

@@ -129,10 +129,13 @@ impl Daemon {
             let up = peer.state == ESTABLISHED && agreed.peer_seconds.is_some();
             up || agreed.stale_until.is_some()
         });
-        let promised = peers.iter().filter_map(|peer| peer.graceful_restart);
-        let within = promised.map(|it| it.restart_seconds).max().unwrap_or(0);
+        let promised = peers.iter().filter_map(|peer| {
+            let ours = peer.graceful_restart?;
+            let long_lived = ours.long_lived.map_or(0, |it| it.stale_seconds);
+            Some(u64::from(ours.restart_seconds) + u64::from(long_lived))
+        });
         Life {
-            within: Duration::from_secs(within.into()),
+            within: Duration::from_secs(promised.max().unwrap_or(0)),
             routes: Family::ALL.into_iter().filter(used).collect(),
             peers: expects.map(|peer| peer.name.clone()).collect(),
         }

@@ -182,15 +182,26 @@ fn graceful_restart(output: Output, restart: &GracefulRestart, peer: &Peer, now:
     let kept = match restart.stale_until_ms {
         0 => String::new(),
         until_ms => {
+            let began = restart.long_lived.as_ref().is_some_and(|it| it.began);
+            let kind = if began { "long-lived stale" } else { "stale" };
+            let last_choice = if began { ", as the last choice" } else { "" };
             let text = format!(
-                "{stale} stale routes kept for {} more",
+                "{stale} {kind} routes kept for {} more{last_choice}",
                 until(until_ms, now)
             );
             format!("; {}", output.paint(SOON, &text))
         }
     };
+    let long_lived = restart.long_lived.as_ref().map_or(String::new(), |it| {
+        let theirs = match it.peer_seconds {
+            None if peer.state != "Established" => String::new(),
+            None => ", the other side does not offer that".to_owned(),
+            Some(seconds) => format!(", theirs {seconds} s"),
+        };
+        format!("; then long-lived, ours {} s{theirs}", it.stale_seconds)
+    });
     let ours = restart.restart_seconds;
-    format!("graceful, ours {ours} s{theirs}{notification}{kept}")
+    format!("graceful, ours {ours} s{theirs}{notification}{long_lived}{kept}")
 }
 
 fn policies(peer: &Peer) -> String {

@@ -7,7 +7,7 @@ use anstyle::Style;
 use crate::error::Failure;
 use crate::output::{BAD, DIM, GOOD, Output, SOON};
 use crate::table::{Column, Row, Table};
-use crate::time::{age, now};
+use crate::time::{age, now, until};
 use crate::view::{self, Attributes, Route};
 
 const PLAIN: Style = Style::new();
@@ -100,15 +100,29 @@ impl Tables {
             row.add(PLAIN, &communities(attributes));
             row.add(PLAIN, &others(attributes));
         }
+        let stale = stale(route);
         match (route.best, route.multipath, route.reason) {
-            (true, _, _) => row.add(GOOD, "best"),
-            (_, true, _) => row.add(GOOD, "multipath"),
+            (true, _, _) if stale.is_none() => row.add(GOOD, "best"),
+            (_, true, _) if stale.is_none() => row.add(GOOD, "multipath"),
+            (true, _, _) => row.add(SOON, &format!("best, {}", stale.unwrap_or_default())),
+            (_, true, _) => row.add(SOON, &format!("multipath, {}", stale.unwrap_or_default())),
             (_, _, Some(reason)) if route.backup => row.add(SOON, &format!("backup; {reason}")),
             (_, _, reason) => row.add(SOON, reason.unwrap_or_default()),
         }
         let (style, kernel) = kernel(route.kernel.unwrap_or_default());
         row.add(style, kernel);
     }
+}
+
+/// For a route kept from a session that was lost: that it is, and for how long it will be kept.
+pub(crate) fn stale(route: &Route<'_>) -> Option<String> {
+    let kind = match (route.stale, route.long_lived_stale) {
+        (_, true) => "long-lived stale",
+        (true, false) => "stale",
+        (false, false) => return None,
+    };
+    let left = until(route.stale_until_ms, now());
+    Some(format!("{kind} for {left} more"))
 }
 
 fn columns(output: Output) -> Vec<Column> {

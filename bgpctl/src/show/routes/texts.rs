@@ -66,6 +66,8 @@ impl Texts {
             best: route.best,
             multipath: route.multipath,
             stale: route.stale,
+            stale_until_ms: route.stale_until_ms,
+            long_lived_stale: route.long_lived_stale,
             backup: route.backup,
             reason: some(route.reason),
             kernel: some(kernel_word(route.kernel)),

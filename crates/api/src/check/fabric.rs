@@ -1,8 +1,8 @@
 //! Fabric: exactly one, and what it says fits the nodes.
 
-use super::{Findings, bfd_key, several, timers};
+use super::{Findings, bfd_key, long_lived_without_restart, several, timers};
 use crate::parse::{Item, Loaded};
-use crate::{AsnSource, FabricSpec, Mistake, TimersSpec, Topology};
+use crate::{AsnSource, FabricSpec, GracefulRestartSpec, Mistake, TimersSpec, Topology};
 
 /// Numbers in use by others, from `/etc/iproute2/rt_protos` and the kernel's headers.
 const PROTOCOLS: [(u8, &str); 16] = [
@@ -57,6 +57,13 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
         findings,
     );
     bfd_key(&first.document, first.spec().bfd.as_ref(), findings);
+    let graceful = first.spec().graceful_restart;
+    long_lived_without_restart(
+        &first.document,
+        graceful,
+        GracefulRestartSpec::default(),
+        findings,
+    );
     if first.spec().topology == Topology::Mesh {
         mesh(first, loaded, findings);
     }

@@ -16,7 +16,9 @@ use std::net::IpAddr;
 use bgp::types::Prefix;
 
 use crate::parse::{Document, Item, Loaded};
-use crate::{BfdSpec, Metadata, Mistake, Operator, Selector, TimersSpec, hints};
+use crate::{
+    BfdSpec, GracefulRestartSpec, Metadata, Mistake, Operator, Selector, TimersSpec, hints,
+};
 
 /// Where the checks write: what is wrong, and what probably is.
 pub(crate) struct Findings<'a> {
@@ -224,6 +226,23 @@ fn timers(document: &Document, own: TimersSpec, fabric: TimersSpec, findings: &m
                 "{keepalive} s is more than a third of the hold time of {hold} s; {} s will be used",
                 hold / 3
             ),
+        );
+    }
+}
+
+/// Long-lived graceful restart begins where the other one ends. RFC 9494 §3.1.
+fn long_lived_without_restart(
+    document: &Document,
+    own: GracefulRestartSpec,
+    fabric: GracefulRestartSpec,
+    findings: &mut Findings<'_>,
+) {
+    let enabled = own.enabled.or(fabric.enabled).unwrap_or(true);
+    if own.long_lived.says_on() == Some(true) && !enabled {
+        findings.mistake(
+            document,
+            "spec.gracefulRestart.longLived",
+            "needs graceful restart, which is off (`enabled: false`); remove one of the two",
         );
     }
 }

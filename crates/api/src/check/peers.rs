@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use bgp::types::{Asn, Family};
 
 use super::{
-    Findings, bfd_key, holds, key_file, missing, selects_nodes, several, timers, unusable_address,
+    Findings, bfd_key, holds, key_file, long_lived_without_restart, missing, selects_nodes,
+    several, timers, unusable_address,
 };
 use crate::parse::{Document, Item, Loaded};
 use crate::{
@@ -14,11 +15,9 @@ use crate::{
 };
 
 pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
-    let fabric_timers = loaded
-        .fabrics
-        .first()
-        .map(|it| it.spec().timers)
-        .unwrap_or_default();
+    let fabric = loaded.fabrics.first().map(|it| it.spec());
+    let fabric_timers = fabric.map(|it| it.timers).unwrap_or_default();
+    let fabric_graceful = fabric.map(|it| it.graceful_restart).unwrap_or_default();
     for peer in &loaded.peers {
         other_side(peer, findings);
         policies_of(peer, loaded, findings);
@@ -26,6 +25,8 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
         limits(peer, findings);
         distance(peer, findings);
         own_timers(peer, fabric_timers, findings);
+        let graceful = peer.spec().graceful_restart;
+        long_lived_without_restart(&peer.document, graceful, fabric_graceful, findings);
         if let Some(shutdown) = &peer.spec().shutdown
             && shutdown.message.len() > 255
         {

@@ -2,12 +2,13 @@
 
 use bytes::{Bytes, BytesMut};
 use rustbgpd_wire::{
-    Afi, Capability, ExtendedNextHopFamily, GracefulRestartFamily, OpenMessage, Safi,
+    Afi, Capability, ExtendedNextHopFamily, GracefulRestartFamily, LlgrFamily, OpenMessage, Safi,
 };
 
 use super::{WireError, family};
 use crate::message::{
-    Capabilities, ForwardingState, GracefulRestart, Notification, Open, OpenError,
+    Capabilities, ForwardingState, GracefulRestart, LongLived, LongLivedState, Notification, Open,
+    OpenError,
 };
 use crate::types::{Asn, Family, RouterId};
 
@@ -67,6 +68,17 @@ fn to_wire(capabilities: &Capabilities) -> Vec<Capability> {
     }
     if let Some(restart) = &capabilities.graceful_restart {
         wire.push(graceful_restart(restart));
+    }
+    if let Some(long_lived) = &capabilities.long_lived {
+        let entry = |entry: &LongLivedState| LlgrFamily {
+            afi: afi(entry.family),
+            safi: Safi::Unicast,
+            forwarding_preserved: entry.preserved,
+            stale_time: entry.seconds.min(LongLived::MAX_SECONDS),
+        };
+        wire.push(Capability::LongLivedGracefulRestart(
+            long_lived.families.iter().map(entry).collect(),
+        ));
     }
     if capabilities.enhanced_route_refresh {
         wire.push(Capability::EnhancedRouteRefresh);
@@ -196,7 +208,23 @@ fn from_wire(wire: &[Capability]) -> Capabilities {
                     families: families.collect(),
                 });
             }
+            Capability::LongLivedGracefulRestart(entries) => {
+                capabilities.long_lived.get_or_insert_default();
+                for entry in entries {
+                    let nlri = (entry.afi as u16, entry.safi as u8);
+                    let said = (entry.forwarding_preserved, entry.stale_time);
+                    long_lived(&mut capabilities, nlri, said);
+                }
+            }
             // The library gives up on the whole list when it does not know one of its families.
+            Capability::Unknown { code: 71, data } if data.len() % 7 == 0 => {
+                capabilities.long_lived.get_or_insert_default();
+                for entry in data.chunks_exact(7) {
+                    let nlri = (u16::from_be_bytes([entry[0], entry[1]]), entry[2]);
+                    let seconds = u32::from_be_bytes([0, entry[4], entry[5], entry[6]]);
+                    long_lived(&mut capabilities, nlri, (entry[3] & 0x80 != 0, seconds));
+                }
+            }
             Capability::Unknown { code: 5, data } if data.len() % 6 == 0 => {
                 for entry in data.chunks_exact(6) {
                     let field = |at: usize| u16::from_be_bytes([entry[at], entry[at + 1]]);
@@ -207,6 +235,25 @@ fn from_wire(wire: &[Capability]) -> Capabilities {
         }
     }
     capabilities
+}
+
+/// One tuple of RFC 9494 §3.1: AFI and SAFI, F and stale time. Of several for one family the first
+/// one counts.
+fn long_lived(
+    capabilities: &mut Capabilities,
+    (afi, safi): (u16, u8),
+    (preserved, seconds): (bool, u32),
+) {
+    if let Some(family) = family(afi, safi)
+        && let Some(said) = &mut capabilities.long_lived
+        && said.of(family).is_none()
+    {
+        said.families.push(LongLivedState {
+            family,
+            preserved,
+            seconds,
+        });
+    }
 }
 
 /// One tuple of RFC 8950 §4: AFI and SAFI of the routes, AFI of the next hop.

@@ -125,7 +125,9 @@ impl Engine {
                 let kept = new.graceful_restart.is_some() && other(&peer.config) == other(new);
                 peer.config = new.clone();
                 peer.session.reconfigure(now, new, config.router_id);
-                if !kept && peer.up.is_none() {
+                if peer.up.is_none() && kept {
+                    self.review_long_lived(now, id);
+                } else if peer.up.is_none() {
                     self.give_up_stale(id);
                 }
                 self.check_limits(now, id);
@@ -248,6 +250,7 @@ impl Engine {
             extended_next_hop: up.negotiated.extended_next_hop.contains(&family),
             four_octet_as: up.negotiated.four_octet_as,
             max_message: up.negotiated.max_message,
+            long_lived_stale: peer.tells_long_lived_stale(up),
             policies: peer.config.export.clone(),
             advertisements: advertisements.collect(),
         })

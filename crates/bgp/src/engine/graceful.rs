@@ -1,25 +1,24 @@
-//! Graceful restart, both sides of it. RFC 4724, RFC 8538.
+//! Graceful restart as the helper: what becomes of a peer's routes when its session is lost.
+//! RFC 4724, RFC 8538, RFC 9494. (Our own restart is in `deferral`.)
 //!
-//! *Helper*: a peer that said that it keeps forwarding goes away. Its routes stay candidates like any
-//! other, under the same source, until its restart time is up. When it is back and has indeed gone
-//! on forwarding (F), its routes count as being sent again from the beginning: what it has not
-//! repeated at its End-of-RIB goes. What was still to be repeated when it goes away once more goes
-//! at once.
-//!
-//! *Restarting speaker*: our tables are empty, but the kernel still forwards by those we had, and so
-//! do our peers. Until those peers that we had have said all they know (End-of-RIB) and the kernel
-//! has said how their next hops are reached, or until our restart time is up, nothing goes to the
-//! kernel's side and nothing to a peer (selection deferral, §4.1). The tables are filled all the
-//! while; it is their exits that are closed.
+//! A peer that said that it keeps forwarding goes away. Its routes stay candidates like any other,
+//! under the same source, until its restart time is up. Then they go, unless both sides speak of
+//! long-lived graceful restart: then they are the last choice (`rib::long_lived`) until the
+//! long-lived stale time is up too. When the peer is back and has indeed gone on forwarding (F), its
+//! routes count as being sent again from the beginning: what it has not repeated at its End-of-RIB
+//! goes. What was still to be repeated when it goes away once more goes at once, or with
+//! long-lived graceful restart when the time is up that began when it went first.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::peers::{Peer, Up};
-use super::{Engine, Output, Restart};
-use crate::query::Deferral;
+use super::{Engine, Output};
+use crate::config::LongLived;
+use crate::message;
+use crate::query::LongLivedStatus;
 use crate::rib::Origin;
 use crate::rib::adj_in::Martian;
+use crate::rib::export::LongLivedStale;
 use crate::rib::loc::FamilyRib;
 use crate::rib::table::SourceId;
 use crate::session::{DownReason, Negotiated};
@@ -28,18 +27,64 @@ use crate::types::{Family, PeerId};
 /// Routes of a peer that is away, or is back and has yet to repeat them.
 pub(super) struct Stale {
     pub(super) source: SourceId,
-    /// Families whose routes are kept; once it is back, those of which End-of-RIB has not come.
-    pub(super) families: [bool; 2],
-    /// Until when: its restart time while it is away, our stale time once it is back.
-    pub(super) until: Instant,
+    /// By family; `None`: nothing is kept, or everything was repeated.
+    pub(super) families: [Option<Kept>; 2],
 }
 
-/// We have restarted and do not know yet what our peers know.
-pub(super) struct Deferred {
-    /// Peers that have yet to say all, by family.
-    waiting: [BTreeSet<PeerId>; 2],
-    /// When we stop to wait for them.
-    until: Instant,
+/// For how long a family's routes are kept.
+#[derive(Clone, Copy)]
+pub(super) struct Kept {
+    /// While the peer is away: when its restart time is up and the long-lived time begins; `None`:
+    /// it has begun, or does not follow.
+    long_lived_from: Option<Instant>,
+    /// It has begun.
+    pub(super) long_lived: bool,
+    /// Until when, as things are.
+    pub(super) until: Instant,
+    /// Until when at most, however often the peer comes and goes before it has repeated all.
+    /// RFC 9494 §4.2.
+    limit: Instant,
+}
+
+impl Kept {
+    /// Of a peer that has just gone away.
+    fn new(now: Instant, restart: Duration, long_lived: Duration) -> Kept {
+        let until = now + restart + long_lived;
+        Kept {
+            long_lived_from: (!long_lived.is_zero()).then_some(now + restart),
+            long_lived: false,
+            until,
+            limit: until,
+        }
+    }
+
+    /// When something is to be done about it.
+    fn due(&self) -> Instant {
+        self.long_lived_from
+            .map_or(self.until, |from| from.min(self.until))
+    }
+}
+
+impl Stale {
+    fn is_over(&self) -> bool {
+        self.families.iter().all(Option::is_none)
+    }
+
+    /// Until when the last of them is kept.
+    pub(super) fn until(&self) -> Option<Instant> {
+        let kept = self.families.iter().flatten();
+        kept.map(|kept| kept.until).max()
+    }
+}
+
+/// What becomes of a family's routes when the session is lost.
+enum Away {
+    /// They go.
+    Remove,
+    /// They stay, but for those that were still to be repeated. RFC 4724 §4.2.
+    KeepRepeated,
+    /// They stay.
+    Keep,
 }
 
 impl Peer {
@@ -49,13 +94,38 @@ impl Peer {
         up.or(self.stale.as_ref().map(|stale| stale.source))
     }
 
-    /// Families whose routes are kept when the session ends for this reason.
-    fn keeps(&self, up: &Up, reason: &DownReason) -> [bool; 2] {
+    /// What it is told of long-lived stale routes.
+    pub(super) fn tells_long_lived_stale(&self, up: &Up) -> LongLivedStale {
+        let long_lived = self.config.graceful_restart.and_then(|gr| gr.long_lived);
+        if up.negotiated.takes_long_lived_stale() {
+            LongLivedStale::Told
+        } else if long_lived.is_some_and(|it| it.tell_unaware) && !self.config.is_ebgp() {
+            LongLivedStale::Disguised
+        } else {
+            LongLivedStale::Withheld
+        }
+    }
+
+    /// Long-lived graceful restart as a person is shown it.
+    pub(super) fn long_lived_status(&self, ours: LongLived) -> LongLivedStatus {
+        let agreed = self.up.as_ref().map(|up| &up.negotiated);
+        let theirs = agreed.and_then(|agreed| agreed.long_lived.as_ref());
+        let asked = |it: &message::LongLived| it.families.iter().map(|it| it.seconds).max();
+        let kept = self.stale.iter().flat_map(|stale| &stale.families);
+        LongLivedStatus {
+            stale_seconds: ours.stale_seconds,
+            peer_seconds: theirs.map(|theirs| asked(theirs).unwrap_or(0)),
+            began: kept.flatten().any(|kept| kept.long_lived),
+        }
+    }
+
+    /// Whether routes are kept at all when the session ends for this reason.
+    fn keeps(&self, up: &Up, reason: &DownReason) -> bool {
         let graceful = up.negotiated.graceful_restart.as_ref();
         let Some(graceful) = graceful.filter(|_| self.config.graceful_restart.is_some()) else {
-            return [false; 2];
+            return false;
         };
-        let kept = match reason {
+        match reason {
             DownReason::ConnectionLost(_) => true,
             DownReason::Received(notification) | DownReason::Sent { notification, .. } => {
                 // Routes over a path that carries no packets are of no use.
@@ -63,127 +133,86 @@ impl Peer {
                 graceful.notification && !broken
             }
             DownReason::SendHoldTimerExpired => graceful.notification,
-        };
-        Family::ALL.map(|family| {
-            kept && graceful.covers(family) && up.negotiated.families.contains(&family)
-        })
+        }
     }
 
-    /// Whether its End-of-RIB in a family is still to be waited for after our restart.
-    fn is_awaited(&self, family: Family) -> bool {
-        let says = |up: &Up| match &up.negotiated.graceful_restart {
-            // One that has restarted itself waits for us.
-            Some(graceful) => !graceful.restarting && up.negotiated.families.contains(&family),
-            None => false,
+    /// For how long a family's routes are kept after that: the restart time, then the long-lived
+    /// one. RFC 9494 §4.2.
+    fn times(&self, up: &Up, family: Family) -> [Duration; 2] {
+        let agreed = &up.negotiated;
+        let graceful = agreed.graceful_restart.as_ref();
+        let covered = graceful.filter(|graceful| graceful.covers(family));
+        let restart = covered.map_or(0, |graceful| u32::from(graceful.seconds));
+        let asked = agreed.long_lived.as_ref().and_then(|it| it.of(family));
+        let ours = self.config.graceful_restart.and_then(|gr| gr.long_lived);
+        let long_lived = match (asked, ours) {
+            (Some(asked), Some(ours)) => {
+                let most = ours.at_most_seconds.unwrap_or(u32::MAX);
+                asked.seconds.min(most)
+            }
+            _ => 0,
         };
-        self.session.shutdown_text().is_none()
-            && self.config.graceful_restart.is_some()
-            && self.config.families.contains(&family)
-            && (self.up.as_ref()).is_none_or(|up| says(up) && !up.end_of_rib[family as usize])
+        [restart, long_lived].map(|seconds| Duration::from_secs(seconds.into()))
     }
 }
 
 impl Engine {
-    /// This process takes the place of another one that forwarded by the same kernel routes a moment
-    /// ago. To be called before the first configuration; without it a start is a first start, and
-    /// nothing is held back.
-    pub fn restarted(&mut self, restart: Restart) {
-        self.preserved = restart.preserved.iter().copied().collect();
-        self.expected = restart.peers.into_iter().collect();
-    }
-
-    /// Whether we have restarted and still wait for our peers; nothing is told to the kernel's side
-    /// or to a peer then in the families concerned.
-    pub fn deferral(&self) -> Option<Deferral> {
-        let deferred = self.deferred.as_ref()?;
-        let waiting: BTreeSet<&PeerId> = deferred.waiting.iter().flatten().collect();
-        let names = waiting.into_iter().filter_map(|id| self.peers.get(id));
-        Some(Deferral {
-            until: deferred.until,
-            waiting_for: names.map(|peer| peer.name.to_string()).collect(),
-        })
-    }
-
-    /// With the first configuration: are there peers to be waited for?
-    pub(super) fn begin_deferral(&mut self, now: Instant) {
-        let expected = std::mem::take(&mut self.expected);
-        let known = |(_, peer): &(&PeerId, &Peer)| expected.contains(&*peer.name);
-        let waiting = Family::ALL.map(|family| {
-            let peers = self.peers.iter().filter(known);
-            let peers = peers.filter(|(_, peer)| peer.is_awaited(family));
-            peers.map(|(id, _)| *id).collect::<BTreeSet<_>>()
-        });
-        let seconds = waiting.iter().flatten().filter_map(|id| {
-            let graceful = self.peers.get(id)?.config.graceful_restart?;
-            Some(graceful.restart_seconds)
-        });
-        if let Some(seconds) = seconds.max() {
-            let until = now + Duration::from_secs(seconds.into());
-            self.v4.deferred = !waiting[Family::Ipv4 as usize].is_empty();
-            self.v6.deferred = !waiting[Family::Ipv6 as usize].is_empty();
-            self.deferred = Some(Deferred { waiting, until });
-        }
-    }
-
-    /// What our OPENs say of it.
-    pub(super) fn tell_sessions_of_restart(&mut self) {
-        let (restarting, preserved) = (self.deferred.is_some(), self.preserved);
-        for peer in self.peers.values_mut() {
-            peer.session.set_restart(restarting, preserved);
-        }
-    }
-
-    /// Opens the exits of the tables when there is nobody left to wait for.
-    pub(super) fn review_deferral(&mut self) {
-        let (Some(deferred), Some(now)) = (&mut self.deferred, self.now) else {
-            return;
-        };
-        for family in Family::ALL {
-            deferred.waiting[family as usize].retain(|id| {
-                let peer = self.peers.get(id);
-                peer.is_some_and(|peer| peer.is_awaited(family))
-            });
-        }
-        let late = deferred.until <= now;
-        let [all4, all6] = [0, 1].map(|family| deferred.waiting[family].is_empty());
-        let resolved = self.shared.hops.all_known();
-        if self.v4.deferred && (late || (all4 && resolved && !self.v4.has_jobs())) {
-            self.v4.end_deferral(&mut self.shared);
-        }
-        if self.v6.deferred && (late || (all6 && resolved && !self.v6.has_jobs())) {
-            self.v6.end_deferral(&mut self.shared);
-        }
-        if !self.v4.deferred && !self.v6.deferred {
-            self.deferred = None;
-            self.tell_sessions_of_restart();
-        }
-    }
-
     /// When [`Self::handle_restart_timers`] or [`Self::review_deferral`] has something to do.
     pub(super) fn restart_timeout(&self) -> Option<Instant> {
         let stale = self.peers.values().filter_map(|peer| peer.stale.as_ref());
-        let deferred = self.deferred.iter().map(|deferred| deferred.until);
-        stale.map(|stale| stale.until).chain(deferred).min()
+        let kept = stale.flat_map(|stale| stale.families.iter().flatten());
+        kept.map(Kept::due).chain(self.deferred_until()).min()
     }
 
     /// Peers that are away for too long, or that are back and do not come to an end.
     pub(super) fn handle_restart_timers(&mut self, now: Instant) {
-        let due = |peer: &Peer| peer.stale.as_ref().is_some_and(|stale| stale.until <= now);
-        let due: Vec<PeerId> = (self.peers.iter())
-            .filter(|(_, peer)| due(peer))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in due {
-            let Some(peer) = self.peers.get(&id) else {
-                continue;
-            };
-            if peer.up.is_none() {
-                self.give_up_stale(id);
-            } else {
-                for family in Family::ALL {
-                    self.end_stale(id, family);
-                }
+        let mut due: Vec<(PeerId, Family)> = Vec::new();
+        for (id, peer) in &self.peers {
+            let kept = |family: &Family| peer.stale.as_ref()?.families[*family as usize];
+            let is_due = |family: &Family| kept(family).is_some_and(|kept| kept.due() <= now);
+            due.extend(
+                Family::ALL
+                    .into_iter()
+                    .filter(is_due)
+                    .map(|family| (*id, family)),
+            );
+        }
+        for (id, family) in due {
+            self.handle_kept(now, id, family);
+        }
+    }
+
+    fn handle_kept(&mut self, now: Instant, id: PeerId, family: Family) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let Some(stale) = &mut peer.stale else { return };
+        let Some(kept) = &mut stale.families[family as usize] else {
+            return;
+        };
+        let source = stale.source;
+        if kept.until > now {
+            (kept.long_lived_from, kept.long_lived) = (None, true);
+            self.for_family(
+                family,
+                |rib, _| rib.age_source(source),
+                |rib, _| rib.age_source(source),
+            );
+            self.outputs.push_back(Output::SessionChanged(id));
+        } else if let Some(up) = &mut peer.up {
+            up.long_lived_expired[family as usize] |= kept.long_lived;
+            self.end_stale(id, family);
+        } else {
+            stale.families[family as usize] = None;
+            if stale.is_over() {
+                return self.give_up_stale(id);
             }
+            self.for_family(
+                family,
+                |rib, _| rib.remove_routes(source),
+                |rib, _| rib.remove_routes(source),
+            );
+            self.outputs.push_back(Output::SessionChanged(id));
         }
     }
 
@@ -198,26 +227,45 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        let keeps = peer.keeps(up, reason);
-        let seconds = up
-            .negotiated
-            .graceful_restart
-            .as_ref()
-            .map_or(0, |gr| gr.seconds);
-        let old = peer.stale.take().map_or([false; 2], |stale| stale.families);
+        let old = peer.stale.take().map_or([None; 2], |stale| stale.families);
         let source = up.source;
-        if keeps == [false; 2] {
+        let keeps = peer.keeps(up, reason);
+        let kept = Family::ALL.map(|family| {
+            let [restart, long_lived] = peer.times(up, family);
+            let nothing = restart.is_zero() && long_lived.is_zero();
+            let agreed = up.negotiated.families.contains(&family);
+            // Its time was up already, and it has still not come to an end.
+            let expired = up.long_lived_expired[family as usize];
+            if !keeps || !agreed || nothing || expired {
+                return (None, Away::Remove);
+            }
+            let new = Kept::new(now, restart, long_lived);
+            match old[family as usize] {
+                Some(old) if !long_lived.is_zero() => {
+                    let until = old.limit.min(new.until);
+                    let again = Kept {
+                        long_lived: old.long_lived,
+                        until,
+                        limit: until,
+                        ..new
+                    };
+                    (Some(again), Away::Keep)
+                }
+                Some(_) => (Some(new), Away::KeepRepeated),
+                None => (Some(new), Away::Keep),
+            }
+        });
+        let [(kept4, away4), (kept6, away6)] = kept;
+        if kept4.is_none() && kept6.is_none() {
             self.remove_source(source);
             return;
         }
         peer.stale = Some(Stale {
             source,
-            families: keeps,
-            until: now + Duration::from_secs(seconds.into()),
+            families: [kept4, kept6],
         });
-        let [v4, v6] = [0, 1].map(|family| (keeps[family], old[family]));
-        self.v4.source_away(source, v4);
-        self.v6.source_away(source, v6);
+        self.v4.source_away(source, away4);
+        self.v6.source_away(source, away6);
     }
 
     /// All routes of a source go: at once those that packets take, bit by bit the others.
@@ -240,31 +288,41 @@ impl Engine {
         let stale = peer.stale.take()?;
         let place = self.shared.source_mut(stale.source)?;
         let same_rank = (place.router_id, place.kind) == (origin.router_id, origin.kind);
+        let same_marks = place.long_lived == origin.long_lived;
         *place = Origin {
             counts: place.counts,
             ..origin.clone()
         };
-        let graceful = negotiated.graceful_restart.as_ref();
-        let holds = Family::ALL.map(|family| {
-            stale.families[family as usize]
-                && negotiated.families.contains(&family)
-                && graceful.is_some_and(|graceful| graceful.preserved(family))
+        let seconds = (peer.config.graceful_restart).map_or(0, |gr| gr.stale_seconds);
+        let stale_time = Duration::from_secs(seconds.into());
+        let families = Family::ALL.map(|family| {
+            let kept = stale.families[family as usize]?;
+            still_holds(negotiated, family, kept.long_lived).then(|| Kept {
+                long_lived_from: None,
+                // The long-lived time goes on until all is repeated. RFC 9494 §4.2.
+                until: match kept.long_lived {
+                    true => kept.until,
+                    false => now + stale_time,
+                },
+                ..kept
+            })
         });
-        if holds != [false; 2] {
-            let seconds = (peer.config.graceful_restart).map_or(0, |gr| gr.stale_seconds);
-            peer.stale = Some(Stale {
-                source: stale.source,
-                families: holds,
-                until: now + Duration::from_secs(seconds.into()),
-            });
-        }
+        let now_stale = Stale {
+            source: stale.source,
+            families,
+        };
+        peer.stale = Some(now_stale).filter(|stale| !stale.is_over());
         self.v4
-            .source_back(stale.source, holds[Family::Ipv4 as usize]);
+            .source_back(stale.source, families[Family::Ipv4 as usize].is_some());
         self.v6
-            .source_back(stale.source, holds[Family::Ipv6 as usize]);
-        if !same_rank {
+            .source_back(stale.source, families[Family::Ipv6 as usize].is_some());
+        if !same_rank || !same_marks {
             self.v4.decide_again();
             self.v6.decide_again();
+        }
+        if !same_marks {
+            self.v4.look_again(&mut self.shared);
+            self.v6.look_again(&mut self.shared);
         }
         Some(stale.source)
     }
@@ -275,11 +333,11 @@ impl Engine {
             return;
         };
         let Some(stale) = &mut peer.stale else { return };
-        if !std::mem::take(&mut stale.families[family as usize]) {
+        if stale.families[family as usize].take().is_none() {
             return;
         }
         let source = stale.source;
-        if stale.families == [false; 2] {
+        if stale.is_over() {
             peer.stale = None;
         }
         match family {
@@ -298,50 +356,95 @@ impl Engine {
         }
     }
 
-    /// Whether a route is one of a peer that is away, or that it has yet to repeat.
-    pub(super) fn is_stale<P: Martian>(
+    /// A peer that is away is configured anew: its routes are kept for long only while that is
+    /// configured.
+    pub(super) fn review_long_lived(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let ours = peer.config.graceful_restart.and_then(|gr| gr.long_lived);
+        let Some(stale) = peer.stale.as_mut().filter(|_| ours.is_none()) else {
+            return;
+        };
+        for kept in stale.families.iter_mut().flatten() {
+            if let Some(from) = kept.long_lived_from.take() {
+                kept.until = kept.until.min(from);
+            } else if kept.long_lived {
+                kept.until = now;
+            }
+        }
+    }
+
+    /// Until when a route is kept, if it is one of a peer that is away, or that it has yet to
+    /// repeat, and whether it is long-lived stale.
+    pub(super) fn stale_route<P: Martian>(
         &self,
         rib: &FamilyRib<P>,
         source: SourceId,
         prefix: P,
-    ) -> bool {
-        let peer = self.shared.peer_of(source);
-        let up = peer.and_then(|id| self.peers.get(&id)?.up.as_ref());
-        self.keeps_stale(source, P::FAMILY) && (up.is_none() || !rib.is_repeated(source, prefix))
+    ) -> Option<(Instant, bool)> {
+        let id = self.shared.peer_of(source)?;
+        let peer = self.peers.get(&id)?;
+        let kept = peer.stale.as_ref()?.families[P::FAMILY as usize]?;
+        if peer.up.is_some() && rib.is_repeated(source, prefix) {
+            return None;
+        }
+        let slot = rib.table.find(prefix);
+        let long_lived = slot.is_some_and(|slot| rib.is_long_lived(source, slot));
+        Some((kept.until, long_lived))
     }
 
-    /// Whether any route of a source can be such.
-    pub(super) fn keeps_stale(&self, source: SourceId, family: Family) -> bool {
-        let peer = self.shared.peer_of(source);
-        let stale = peer.and_then(|id| self.peers.get(&id)?.stale.as_ref());
-        stale.is_some_and(|stale| stale.families[family as usize])
+    /// Until when routes of a source are kept in a family, if any of them can be stale.
+    pub(super) fn stale_until(&self, source: SourceId, family: Family) -> Option<Instant> {
+        let peer = self.peers.get(&self.shared.peer_of(source)?)?;
+        let kept = peer.stale.as_ref()?.families[family as usize]?;
+        Some(kept.until)
     }
 
-    /// How many routes of a family are such.
-    pub(super) fn stale_routes(&self, peer: &Peer, family: Family) -> u64 {
-        let kept = (peer.stale.as_ref()).filter(|stale| stale.families[family as usize]);
-        let Some(stale) = kept else { return 0 };
+    /// How many routes of a family are such, and how many of them long-lived stale.
+    pub(super) fn stale_routes(&self, peer: &Peer, family: Family) -> (u64, u64) {
+        let kept = (peer.stale.as_ref()).filter(|stale| stale.families[family as usize].is_some());
+        let Some(stale) = kept else { return (0, 0) };
         let origin = self.shared.source(stale.source);
         let all = origin.map_or(0, |origin| origin.counts[family as usize].received);
-        let repeated = match (&peer.up, family) {
-            (None, _) => 0,
-            (Some(_), Family::Ipv4) => self.v4.repeated(stale.source),
-            (Some(_), Family::Ipv6) => self.v6.repeated(stale.source),
+        let (repeated, long_lived) = match family {
+            Family::Ipv4 => told(&self.v4, stale.source),
+            Family::Ipv6 => told(&self.v6, stale.source),
         };
-        all.saturating_sub(repeated)
+        let repeated = if peer.up.is_some() { repeated } else { 0 };
+        (all.saturating_sub(repeated), long_lived)
     }
 }
 
+/// Whether the OPEN of a peer that is back says that it has gone on forwarding: F, for long-lived
+/// stale routes that of either capability. RFC 4724 §4.2, RFC 9494 §4.2.
+fn still_holds(negotiated: &Negotiated, family: Family, long_lived: bool) -> bool {
+    let graceful = negotiated.graceful_restart.as_ref();
+    let preserved = graceful.is_some_and(|graceful| graceful.preserved(family));
+    let asked = negotiated.long_lived.as_ref();
+    let asked = asked.and_then(|long_lived| long_lived.of(family));
+    // A family that only the long-lived capability names has a restart time of zero.
+    let covered = graceful.is_some_and(|graceful| graceful.covers(family));
+    let holds = match asked {
+        Some(asked) if long_lived || !covered => asked.preserved || preserved,
+        Some(_) => preserved,
+        None => preserved && !long_lived,
+    };
+    holds && negotiated.families.contains(&family)
+}
+
+/// How many routes a source has repeated, and how many are long-lived stale.
+fn told<P: Martian>(rib: &FamilyRib<P>, source: SourceId) -> (u64, u64) {
+    (rib.repeated(source), rib.long_lived(source))
+}
+
 impl<P: Martian> FamilyRib<P> {
-    /// A peer is away. `kept`: its routes stay; `unrepeated`: it was about to repeat them, and those
-    /// it has not repeated go all the same (RFC 4724 §4.2).
-    fn source_away(&mut self, source: SourceId, (kept, unrepeated): (bool, bool)) {
-        if kept && unrepeated {
-            self.end_refresh(source);
-        } else if kept {
-            self.abandon_refresh(source);
-        } else {
-            self.remove_routes(source);
+    /// A peer is away.
+    fn source_away(&mut self, source: SourceId, away: Away) {
+        match away {
+            Away::Remove => self.remove_routes(source),
+            Away::KeepRepeated => self.end_refresh(source),
+            Away::Keep => self.abandon_refresh(source),
         }
     }
 

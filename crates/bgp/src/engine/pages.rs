@@ -329,6 +329,9 @@ impl Filling<'_> {
         let (_, may_be_stale) = self.sources[origin];
         let shared = &self.engine.shared;
         let best = path.fate == Fate::Best;
+        let stale = may_be_stale
+            .then(|| self.engine.stale_route(rib, path.source, prefix))
+            .flatten();
         self.page.routes.push(PageRoute {
             prefix: prefix.into(),
             set,
@@ -337,7 +340,8 @@ impl Filling<'_> {
             best,
             backup: !best && shared.decision.backup_paths && rib.is_backup(shared, slot, path),
             multipath: path.fate == Fate::Multipath,
-            stale: may_be_stale && self.engine.is_stale(rib, path.source, prefix),
+            stale: stale.is_some(),
+            long_lived_stale: stale.is_some_and(|(_, long_lived)| long_lived),
         });
         if self.page.origins[origin].peer.is_none()
             && let Some(names) = rib.originated.get(&prefix)
@@ -369,12 +373,13 @@ impl Filling<'_> {
             return number;
         }
         let (peer, source_kind) = self.engine.whose(source);
+        let stale_until = self.engine.stale_until(source, family);
         self.page.origins.push(PageOrigin {
             peer,
             source: source_kind,
+            stale_until,
         });
-        let may_be_stale = self.engine.keeps_stale(source, family);
-        self.sources.push((source, may_be_stale));
+        self.sources.push((source, stale_until.is_some()));
         self.sources.len() - 1
     }
 }

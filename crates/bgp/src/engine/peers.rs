@@ -41,6 +41,8 @@ pub(super) struct Up {
     pub(super) local: LocalAddresses,
     /// Families whose End-of-RIB has come.
     pub(super) end_of_rib: [bool; 2],
+    /// Families in which long-lived stale routes had to go before that. RFC 9494 §4.2.
+    pub(super) long_lived_expired: [bool; 2],
     /// How each family's prefixes stood to their limit when last looked at: 0 well below, 1 near, 2
     /// above.
     pub(super) limit_level: [u8; 2],
@@ -244,6 +246,7 @@ impl Engine {
             router_id: negotiated.remote_router_id,
             address: peer.config.address,
             connected: ebgp && peer.config.hops() == 1,
+            long_lived: (peer.config.graceful_restart).is_some_and(|gr| gr.long_lived.is_some()),
             allow_own_as: peer.config.allow_own_as,
             import: Arc::new(self.import_chain(&peer.config)),
             counts: [Counts::default(); 2],
@@ -275,6 +278,7 @@ impl Engine {
             negotiated,
             local,
             end_of_rib: [false; 2],
+            long_lived_expired: [false; 2],
             limit_level: [0; 2],
         };
         if let Some(peer) = self.peers.get_mut(&id) {
@@ -356,6 +360,7 @@ impl Engine {
         };
         if let Some(family) = update.end_of_rib {
             let was = std::mem::replace(&mut up.end_of_rib[family as usize], true);
+            up.long_lived_expired[family as usize] = false;
             if !was {
                 self.outputs.push_back(Output::SessionChanged(id));
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Engine;
+use super::graceful::Stale;
 use super::peers::Peer;
 use crate::attributes::Attributes;
 use crate::config::Source;
@@ -71,7 +72,8 @@ impl Engine {
                     peer_seconds: theirs.map(|theirs| theirs.seconds),
                     notification: theirs.is_some_and(|theirs| theirs.notification),
                     peer_restarted: theirs.is_some_and(|theirs| theirs.restarting),
-                    stale_until: peer.stale.as_ref().map(|stale| stale.until),
+                    stale_until: peer.stale.as_ref().and_then(Stale::until),
+                    long_lived: ours.long_lived.map(|ours| peer.long_lived_status(ours)),
                 }
             }),
         })
@@ -91,6 +93,7 @@ impl Engine {
             Family::Ipv4 => sent(&self.v4, id),
             Family::Ipv6 => sent(&self.v6, id),
         };
+        let (stale, long_lived_stale) = self.stale_routes(peer, family);
         FamilyStatus {
             family,
             negotiated: negotiated.is_some(),
@@ -103,7 +106,8 @@ impl Engine {
             end_of_rib_sent: sent.end_of_rib,
             extended_next_hop: negotiated
                 .is_some_and(|up| up.negotiated.extended_next_hop.contains(&family)),
-            stale: self.stale_routes(peer, family),
+            stale,
+            long_lived_stale,
             graceful_restart: negotiated.is_some_and(|up| {
                 let graceful = up.negotiated.graceful_restart.as_ref();
                 graceful.is_some_and(|graceful| graceful.covers(family))
@@ -172,6 +176,7 @@ impl Engine {
     ) -> RouteRow {
         let (peer, source) = self.whose(path.source);
         let own = peer.is_none();
+        let stale = self.stale_route(rib, path.source, prefix);
         RouteRow {
             prefix: prefix.into(),
             peer,
@@ -186,7 +191,9 @@ impl Engine {
                 Fate::Refused(refusal) => Some(Reason::Refused(refusal)),
                 Fate::Best | Fate::Multipath | Fate::Lost(_) => None,
             },
-            stale: self.is_stale(rib, path.source, prefix),
+            stale: stale.is_some(),
+            stale_until: stale.map(|(until, _)| until),
+            long_lived_stale: stale.is_some_and(|(_, long_lived)| long_lived),
             since: self
                 .began
                 .map(|began| began + Duration::from_secs(path.since.into())),

@@ -51,6 +51,8 @@ pub struct PageRoute {
     pub backup: bool,
     /// It is kept from a session that was lost, and has not been repeated. RFC 4724 §4.2.
     pub stale: bool,
+    /// As [`RouteRow::long_lived_stale`].
+    pub long_lived_stale: bool,
 }
 
 /// Where routes come from.
@@ -60,6 +62,8 @@ pub struct PageOrigin {
     pub peer: Option<Arc<str>>,
     /// What kind of peer.
     pub source: Source,
+    /// Until when its stale routes are kept, where it can have some.
+    pub stale_until: Option<Instant>,
 }
 
 /// More about a route.
@@ -92,6 +96,8 @@ impl RoutePage {
                 backup: route.backup,
                 reason: remark.and_then(|remark| remark.reason.clone()),
                 stale: route.stale,
+                stale_until: origin.stale_until.filter(|_| route.stale),
+                long_lived_stale: route.long_lived_stale,
                 since: self.since(route),
                 advertisements: remark.map_or_else(Vec::new, |it| it.advertisements.clone()),
             }

@@ -15,7 +15,7 @@ use crate::attributes::Attributes;
 use crate::codec::{self, Context};
 use crate::policy::{Applied, Subject};
 use crate::query::{Fault, Refusal};
-use crate::types::{Prefix, Prefix4, Prefix6};
+use crate::types::{Community, Prefix, Prefix4, Prefix6};
 
 /// What was wrong with what a peer sent, counted, and the last of it in words.
 #[derive(Clone, Debug, Default)]
@@ -223,6 +223,7 @@ impl Shared {
             peer: Some(&origin.name),
             advertisement: None,
         };
+        let stale = origin.long_lived && self.attrs.facts(received).known.llgr_stale();
         let mut attributes = Cow::Borrowed(attributes);
         let verdict = origin.import.judge(&subject, &mut attributes);
         if !verdict.accepted {
@@ -238,6 +239,9 @@ impl Shared {
         }
         if attributes.next_hop.is_none() {
             return Err(Refusal::BadNextHop); // `NextHopSelf` means nothing here
+        }
+        if stale {
+            mark_stale(attributes.to_mut());
         }
         let set = self.attrs.intern(&attributes, &mut self.hops);
         if let Some((_, old)) = changed.replace((verdict.applied, set)) {
@@ -313,6 +317,12 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         text.push('…');
     }
     text
+}
+
+/// Puts the community on that says so.
+pub(super) fn mark_stale(attributes: &mut Attributes) {
+    attributes.communities.push(Community::LLGR_STALE);
+    attributes.canonicalize();
 }
 
 /// Loops, and next hops that cannot be.
@@ -410,6 +420,7 @@ impl<P: Martian> FamilyRib<P> {
                 faults.refused(refusal, prefix.into(), std::mem::take(&mut first));
             }
             let slot = self.table.enter(prefix);
+            self.is_young_again(source, slot);
             if let Some(refreshing) = self.refreshing.get_mut(&source) {
                 let sets = [&mut refreshing.said, &mut refreshing.kept];
                 for set in sets.into_iter().flatten() {

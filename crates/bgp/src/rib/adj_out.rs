@@ -352,6 +352,14 @@ impl<P: Key> FamilyRib<P> {
         }
     }
 
+    /// Every peer may have to be told otherwise than before.
+    pub(crate) fn look_again(&mut self, shared: &mut Shared) {
+        for group in self.groups.iter_mut().flatten() {
+            group.scan = Some(0);
+            group.wake(&mut shared.wake);
+        }
+    }
+
     /// A slot of ours is advertised otherwise than before.
     pub(crate) fn touch_all(&mut self, shared: &mut Shared, slot: u32) {
         for group in self.groups.iter_mut().flatten() {

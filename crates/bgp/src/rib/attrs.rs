@@ -46,10 +46,51 @@ pub(crate) struct Facts {
     pub(crate) cluster_length: u16,
     /// ORIGIN.
     pub(crate) origin: u8,
-    /// Community NO_ADVERTISE.
-    pub(crate) no_advertise: bool,
-    /// Community NO_EXPORT or NO_EXPORT_SUBCONFED (we are in no confederation).
-    pub(crate) no_export: bool,
+    /// Communities that mean something to us.
+    pub(crate) known: KnownCommunities,
+}
+
+/// Which of the communities that mean something to us a set has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KnownCommunities(u8);
+
+impl KnownCommunities {
+    const NO_ADVERTISE: u8 = 1;
+    const NO_EXPORT: u8 = 2;
+    const LLGR_STALE: u8 = 4;
+    const NO_LLGR: u8 = 8;
+
+    fn of(communities: &[Community]) -> KnownCommunities {
+        let bits = communities.iter().map(|community| match *community {
+            Community::NO_ADVERTISE => Self::NO_ADVERTISE,
+            // We are in no confederation.
+            Community::NO_EXPORT | Community::NO_EXPORT_SUBCONFED => Self::NO_EXPORT,
+            Community::LLGR_STALE => Self::LLGR_STALE,
+            Community::NO_LLGR => Self::NO_LLGR,
+            _ => 0,
+        });
+        KnownCommunities(bits.fold(0, |all, bit| all | bit))
+    }
+
+    /// NO_ADVERTISE. RFC 1997.
+    pub(crate) fn no_advertise(self) -> bool {
+        self.0 & Self::NO_ADVERTISE != 0
+    }
+
+    /// NO_EXPORT, or NO_EXPORT_SUBCONFED. RFC 1997.
+    pub(crate) fn no_export(self) -> bool {
+        self.0 & Self::NO_EXPORT != 0
+    }
+
+    /// LLGR_STALE. RFC 9494.
+    pub(crate) fn llgr_stale(self) -> bool {
+        self.0 & Self::LLGR_STALE != 0
+    }
+
+    /// NO_LLGR. RFC 9494.
+    pub(crate) fn no_llgr(self) -> bool {
+        self.0 & Self::NO_LLGR != 0
+    }
 }
 
 /// LOCAL_PREF of a route that has none.
@@ -206,7 +247,6 @@ pub(crate) fn hash_bytes(hasher: &foldhash::fast::FixedState, bytes: &[u8]) -> u
 }
 
 fn facts(attributes: &Attributes, hops: &mut Hops) -> Facts {
-    let has = |community| attributes.communities.contains(&community);
     let length = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
     Facts {
         local_pref: attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF),
@@ -220,8 +260,7 @@ fn facts(attributes: &Attributes, hops: &mut Hops) -> Facts {
         path_length: length(attributes.as_path.length() as usize),
         cluster_length: length(attributes.cluster_list.len()),
         origin: attributes.origin as u8,
-        no_advertise: has(Community::NO_ADVERTISE),
-        no_export: has(Community::NO_EXPORT) || has(Community::NO_EXPORT_SUBCONFED),
+        known: KnownCommunities::of(&attributes.communities),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The decision process: which of several routes to one prefix is used. RFC 4271 §9.1.2.2, with
-//! RFC 4456 §9 (reflection) and RFC 5004 (the older route stays).
+//! RFC 4456 §9 (reflection), RFC 5004 (the older route stays) and RFC 9494 §4.4 (long-lived stale
+//! routes are the last choice).
 //!
 //! A route is compared with another step by step, and the first step that tells them apart decides;
 //! every loser keeps that step. MED is the one step that does not order all routes (it compares
@@ -19,6 +20,8 @@ use crate::query::Step;
 pub(crate) struct Candidate {
     /// Where it came from.
     pub(crate) source: Source,
+    /// It is long-lived stale.
+    pub(crate) long_lived_stale: bool,
     /// LOCAL_PREF.
     pub(crate) local_pref: u32,
     /// ASes in AS_PATH.
@@ -200,6 +203,10 @@ fn compare(a: &Candidate, b: &Candidate, config: &DecisionConfig, meds: Meds) ->
     };
     let steps = [
         (local(a).cmp(&local(b)), Step::Local),
+        (
+            a.long_lived_stale.cmp(&b.long_lived_stale),
+            Step::LongLivedStale,
+        ),
         (b.local_pref.cmp(&a.local_pref), Step::LocalPreference),
         (a.path_length.cmp(&b.path_length), Step::AsPathLength),
         (a.origin.cmp(&b.origin), Step::Origin),

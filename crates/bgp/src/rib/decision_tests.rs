@@ -9,6 +9,7 @@ fn route(last_octet: u8) -> Candidate {
         path_length: 2,
         origin: 0,
         med: 0,
+        long_lived_stale: false,
         neighbor_as: 65001,
         igp_metric: 0,
         incumbent: false,

@@ -1,5 +1,5 @@
 //! What the peers of an update group may know of a route, and in which form. RFC 4271 §5.1, §9.1.3,
-//! §9.2, RFC 1997, RFC 8212.
+//! §9.2, RFC 1997, RFC 8212, RFC 9494.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use crate::config::{Advertisement, NextHopMode, Set, Source};
 use crate::engine::LocalAddresses;
 use crate::policy::{self, Chain, Subject};
 use crate::query::{PolicyTrace, Withheld};
-use crate::types::{Asn, ExtendedCommunity, Family, Prefix};
+use crate::types::{Asn, Community, ExtendedCommunity, Family, Prefix};
 
 /// All that decides what a peer is sent: peers for which it is equal form an update group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,10 +33,23 @@ pub(crate) struct Export {
     pub(crate) four_octet_as: bool,
     /// The longest message, in octets.
     pub(crate) max_message: u16,
+    /// What they are told of long-lived stale routes.
+    pub(crate) long_lived_stale: LongLivedStale,
     /// Names of export policies.
     pub(crate) policies: Vec<String>,
     /// Names of advertisements.
     pub(crate) advertisements: Vec<String>,
+}
+
+/// What peers are told of long-lived stale routes. RFC 9494 §4.3, §4.6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LongLivedStale {
+    /// That they are: the peers know what it means.
+    Told,
+    /// Nothing.
+    Withheld,
+    /// The lowest preference, and not to tell others: the peers are internal, and do not know more.
+    Disguised,
 }
 
 /// The rules behind the names of an [`Export`], which may change under it.
@@ -180,6 +193,7 @@ pub(crate) struct Judge<'a> {
     /// What `attributes` are of.
     about: Option<(AttrId, SourceId)>,
     source: Source,
+    long_lived_stale: bool,
     attributes: Attributes,
     advertisement: Option<&'a Advertisement>,
     verdict: Option<policy::Verdict>,
@@ -196,6 +210,7 @@ impl<'a> Judge<'a> {
             by_attributes: rules.chain.looks_at_attributes(),
             about: None,
             source: Source::Local,
+            long_lived_stale: false,
             attributes: Attributes::default(),
             advertisement: None,
             verdict: None,
@@ -223,7 +238,10 @@ impl<'a> Judge<'a> {
         if self.about != Some(about) || local {
             self.about = Some(about);
             self.verdict = None;
-            self.source = shared.source(path.source).map_or(Source::Local, |o| o.kind);
+            let origin = shared.source(path.source);
+            self.source = origin.map_or(Source::Local, |origin| origin.kind);
+            let known = shared.attrs.facts(path.accepted).known;
+            self.long_lived_stale = known.llgr_stale() && origin.is_some_and(|o| o.long_lived);
             self.attributes = match self.by_attributes {
                 true => shared.attrs.attributes(path.accepted),
                 false => Attributes {
@@ -249,11 +267,14 @@ impl<'a> Judge<'a> {
         if self.source == Source::Ibgp && !self.export.ebgp {
             return Err(Withheld::IbgpToIbgp);
         }
-        if facts.no_advertise {
+        if facts.known.no_advertise() {
             return Err(Withheld::NoAdvertise);
         }
-        if facts.no_export && self.export.ebgp {
+        if facts.known.no_export() && self.export.ebgp {
             return Err(Withheld::NoExport);
+        }
+        if self.long_lived_stale && self.export.long_lived_stale == LongLivedStale::Withheld {
+            return Err(Withheld::LongLivedStale);
         }
         let mut attributes = Cow::Borrowed(&self.attributes);
         self.advertisement = None;
@@ -300,6 +321,16 @@ impl<'a> Judge<'a> {
         }
         if let Some(verdict) = &self.verdict {
             sets.extend(self.rules.chain.changes(&verdict.applied).cloned());
+        }
+        if self.long_lived_stale {
+            if self.export.long_lived_stale == LongLivedStale::Disguised {
+                sets.push(Set::AddCommunity(Community::NO_EXPORT));
+                sets.push(Set::LocalPreference(0));
+            }
+            // Policy may not hide what it is.
+            if !sets.is_empty() {
+                sets.push(Set::AddCommunity(Community::LLGR_STALE));
+            }
         }
         Change {
             source: self.source,

@@ -18,6 +18,7 @@ fn export(ebgp: bool, next_hop: NextHopMode) -> Export {
         extended_next_hop: false,
         four_octet_as: true,
         max_message: 4096,
+        long_lived_stale: LongLivedStale::Withheld,
         policies: Vec::new(),
         advertisements: Vec::new(),
     }

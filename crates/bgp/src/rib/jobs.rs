@@ -24,6 +24,8 @@ enum What {
     Remove(SourceId),
     /// Remove the routes of a source that it has not repeated.
     Sweep(SourceId),
+    /// The routes of a peer that is away become long-lived stale.
+    Age(SourceId),
     /// Ask import policy again.
     Import(BTreeSet<SourceId>),
     /// Decide again where one of these next hops is concerned.
@@ -42,6 +44,11 @@ impl<P: Martian> FamilyRib<P> {
     /// A source is done with sending all of its routes again.
     pub(super) fn sweep(&mut self, source: SourceId) {
         self.add_job(What::Sweep(source));
+    }
+
+    /// The peer's restart time is up and its routes are kept all the same.
+    pub(crate) fn age_source(&mut self, source: SourceId) {
+        self.add_job(What::Age(source));
     }
 
     /// The import policies of these sources, or the checks before them, changed.
@@ -107,7 +114,10 @@ impl<P: Martian> FamilyRib<P> {
 
     fn finish(&mut self, shared: &mut Shared, what: &What) {
         match what {
-            What::Remove(source) => shared.left(*source),
+            What::Remove(source) => {
+                self.long_lived.remove(source);
+                shared.left(*source);
+            }
             What::Sweep(source) => {
                 let Some(refreshing) = self.refreshing.get_mut(source) else {
                     return; // the session has ended
@@ -121,7 +131,7 @@ impl<P: Martian> FamilyRib<P> {
                     self.refreshing.remove(source);
                 }
             }
-            What::Import(_) | What::Hops(_) | What::Decide => {}
+            What::Age(_) | What::Import(_) | What::Hops(_) | What::Decide => {}
         }
     }
 
@@ -135,6 +145,7 @@ impl<P: Martian> FamilyRib<P> {
                     self.withdraw(shared, slot, *source);
                 }
             }
+            What::Age(source) => self.age(shared, *source, slot),
             What::Import(sources) => self.reimport(shared, sources, slot),
             What::Hops(hops) => {
                 let concerned = self.table.paths(slot).any(|(_, path)| {
@@ -166,7 +177,9 @@ impl<P: Martian> FamilyRib<P> {
             .map(|(_, path)| (path.source, path.received))
             .collect();
         for (source, received) in paths {
-            if source != SourceId::LOCAL {
+            if self.is_long_lived(source, slot) {
+                self.keep_for_long(shared, slot, source, received);
+            } else if source != SourceId::LOCAL {
                 let accepted = self.accept(shared, source, received, None, prefix);
                 self.announce(shared, slot, source, received, accepted);
             }

@@ -51,6 +51,9 @@ pub(crate) struct FamilyRib<P: Key> {
     pub(super) jobs: VecDeque<Job>,
     /// Peers that send all of their routes again.
     pub(crate) refreshing: HashMap<SourceId, Refreshing>,
+    /// Slots whose routes are kept for longer than the restart time of the peers they are from.
+    /// RFC 9494.
+    pub(super) long_lived: HashMap<SourceId, BitSet>,
     /// Our own routes, with the advertisements that ask for them.
     pub(crate) originated: BTreeMap<P, Vec<Arc<str>>>,
     /// Our own subnets.
@@ -71,6 +74,7 @@ impl<P: Key> FamilyRib<P> {
             dying: Vec::new(),
             jobs: VecDeque::new(),
             refreshing: HashMap::new(),
+            long_lived: HashMap::new(),
             originated: BTreeMap::new(),
             own_subnets: Vec::new(),
             best: 0,
@@ -147,6 +151,7 @@ impl<P: Key> FamilyRib<P> {
         let Some(index) = self.table.path_of(slot, source) else {
             return;
         };
+        self.is_young_again(source, slot);
         let before = self.chosen(slot);
         let old = self.table.remove_path(slot, index);
         self.count(shared, &old, false);
@@ -410,6 +415,7 @@ fn candidate(shared: &Shared, path: &Path, igp_metric: u32, incumbent: bool) -> 
     let router_id = origin.map_or(0, |origin| u32::from(origin.router_id.0));
     Candidate {
         source: origin.map_or(Source::Local, |origin| origin.kind),
+        long_lived_stale: facts.known.llgr_stale() && origin.is_some_and(|o| o.long_lived),
         local_pref: facts.local_pref,
         path_length: facts.path_length,
         origin: facts.origin,

@@ -10,6 +10,7 @@ pub(crate) mod export;
 pub(crate) mod hops;
 pub(crate) mod jobs;
 pub(crate) mod loc;
+pub(crate) mod long_lived;
 pub(crate) mod paged;
 pub(crate) mod table;
 
@@ -83,6 +84,9 @@ pub(crate) struct Origin {
     pub(crate) address: IpAddr,
     /// The peer is on a network of ours, and so must be its next hops.
     pub(crate) connected: bool,
+    /// Its long-lived stale routes are the last choice: we offered the session to keep routes for
+    /// long. RFC 9494 §4.3.
+    pub(crate) long_lived: bool,
     /// How often our own AS may stand in AS_PATH.
     pub(crate) allow_own_as: u8,
     /// Import policy.
@@ -117,6 +121,7 @@ impl Shared {
             router_id: RouterId(0.into()),
             address: IpAddr::V4(0.into()),
             connected: false,
+            long_lived: false,
             allow_own_as: 0,
             import: Arc::new(Chain::new(Vec::new(), true)),
             counts: [Counts::default(); 2],

@@ -31,6 +31,8 @@ pub(super) struct Settings {
     pub(super) max_prefixes: Option<PrefixLimits>,
     /// The restart time that we offer, in seconds; `None`: no graceful restart.
     pub(super) restart_seconds: Option<u16>,
+    /// How long our routes are to be kept after that, in seconds; `None`: they are not.
+    pub(super) long_lived_seconds: Option<u32>,
     transport: (IpAddr, u16, Option<IpAddr>, u8, Option<u8>),
     /// Which key is used may change while a connection stands, whether one is may not.
     pub(super) is_signed: bool,
@@ -53,6 +55,9 @@ impl Settings {
             passive: config.passive,
             max_prefixes: config.max_prefixes,
             restart_seconds: config.graceful_restart.map(|gr| gr.restart_seconds),
+            long_lived_seconds: (config.graceful_restart)
+                .and_then(|gr| gr.long_lived)
+                .map(|long_lived| long_lived.stale_seconds),
             is_signed: config.authentication.is_some(),
             transport: (
                 config.address,

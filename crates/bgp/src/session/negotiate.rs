@@ -6,7 +6,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::codec::{EXTENDED_MESSAGE, STANDARD_MESSAGE};
 use crate::message::{
-    Capabilities, ForwardingState, GracefulRestart, Notification, Open, OpenError,
+    Capabilities, ForwardingState, GracefulRestart, LongLived, LongLivedState, Notification, Open,
+    OpenError,
 };
 use crate::types::{Asn, Family, RouterId};
 
@@ -29,6 +30,8 @@ pub struct Negotiated {
     pub extended_next_hop: Vec<Family>,
     /// What the peer says of its restarts, where we offer graceful restart too. RFC 4724.
     pub graceful_restart: Option<GracefulRestart>,
+    /// What the peer asks for after its restart time, where we offer that too. RFC 9494.
+    pub long_lived: Option<LongLived>,
     /// `None`: the session never expires.
     pub hold_time: Option<Duration>,
     /// The peer's AS number.
@@ -46,6 +49,12 @@ impl Negotiated {
         self.graceful_restart
             .as_ref()
             .is_some_and(|gr| gr.notification)
+    }
+
+    /// Whether the peer knows what a long-lived stale route is. RFC 9494 §4.3.
+    pub fn takes_long_lived_stale(&self) -> bool {
+        let said = &self.remote_capabilities;
+        said.long_lived.is_some() && said.graceful_restart.is_some()
     }
 
     /// A NOTIFICATION with which the session ends and its routes with it: a Hard Reset where less
@@ -98,6 +107,15 @@ pub(super) fn our_open(settings: &Settings, restart: Restart) -> Open {
                     .map(|family| ForwardingState {
                         family: *family,
                         preserved: restart.preserved.contains(*family),
+                    })
+                    .collect(),
+            }),
+            long_lived: settings.long_lived_seconds.map(|seconds| LongLived {
+                families: (settings.families.iter())
+                    .map(|family| LongLivedState {
+                        family: *family,
+                        preserved: restart.preserved.contains(*family),
+                        seconds,
                     })
                     .collect(),
             }),
@@ -171,6 +189,10 @@ pub(super) fn negotiate(settings: &Settings, theirs: Open) -> Result<Negotiated,
         enhanced_route_refresh: capabilities.enhanced_route_refresh,
         graceful_restart: (capabilities.graceful_restart.clone())
             .filter(|_| settings.restart_seconds.is_some()),
+        // It means nothing without the other one. RFC 9494 §3.1.
+        long_lived: (capabilities.long_lived.clone()).filter(|_| {
+            settings.long_lived_seconds.is_some() && capabilities.graceful_restart.is_some()
+        }),
         hold_time,
         remote_asn: theirs.asn,
         remote_router_id: theirs.router_id,

@@ -325,6 +325,7 @@ fn a_peer_that_is_back_and_never_comes_to_an_end_is_not_waited_for_for_ever() {
     let times = GracefulRestart {
         restart_seconds: 4095,
         stale_seconds: 50,
+        long_lived: None,
     };
     for (here, there) in [
         (left, middle),

@@ -12,6 +12,7 @@ mod bad_input;
 mod convergence;
 mod graceful;
 mod limits;
+mod long_lived;
 mod net;
 mod operation;
 mod routes;

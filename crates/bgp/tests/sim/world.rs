@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bgp::codec::{Context, Update};
 use bgp::config::{
-    Action, Advertisement, Config, DecisionConfig, GracefulRestart, Match, NextHopMode, Originated,
-    PeerConfig, Policy, Rule, Source, Timers,
+    Action, Advertisement, Config, DecisionConfig, GracefulRestart, LongLived, Match, NextHopMode,
+    Originated, PeerConfig, Policy, Rule, Source, Timers,
 };
 use bgp::engine::{Command, Restart};
 use bgp::message::{Cease, Message, Notification};
@@ -125,6 +125,18 @@ impl Net {
         for speaker in &mut self.speakers {
             for peer in &mut speaker.config.peers {
                 peer.graceful_restart = Some(GracefulRestart::default());
+            }
+        }
+    }
+
+    /// Long-lived graceful restart on all sessions there are.
+    pub(crate) fn long_lived(&mut self, long_lived: LongLived) {
+        for speaker in &mut self.speakers {
+            for peer in &mut speaker.config.peers {
+                peer.graceful_restart = Some(GracefulRestart {
+                    long_lived: Some(long_lived),
+                    ..GracefulRestart::default()
+                });
             }
         }
     }

@@ -191,6 +191,7 @@ impl Rig {
                 extended_message: false,
                 extended_next_hop: vec![Family::Ipv4],
                 graceful_restart: None,
+                long_lived: None,
                 unknown: vec![],
             },
         };

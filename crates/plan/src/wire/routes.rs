@@ -14,6 +14,7 @@ const BEST: u32 = 1;
 const MULTIPATH: u32 = 2;
 const STALE: u32 = 4;
 const BACKUP: u32 = 8;
+const LONG_LIVED_STALE: u32 = 16;
 
 /// Attributes in the words of `show`.
 pub fn attributes(from: &Attributes) -> pb::Attributes {
@@ -73,6 +74,13 @@ pub fn compact(page: RoutePage, began_ms: i64, kernel: Vec<pb::KernelRoute>) -> 
     let origins = page.origins.iter().map(|origin| pb::RouteOrigin {
         peer: origin.peer.as_deref().unwrap_or_default().to_owned(),
         source: source(origin.source).to_owned(),
+        stale_until_ms: match (origin.stale_until, page.began) {
+            (Some(until), Some(began)) => {
+                let after = until.saturating_duration_since(began);
+                began_ms.saturating_add(i64::try_from(after.as_millis()).unwrap_or(i64::MAX))
+            }
+            _ => 0,
+        },
     });
     let remarks = page.remarks.iter().map(|remark| pb::RouteRemark {
         route: remark.route,
@@ -100,6 +108,7 @@ fn flags(route: &PageRoute) -> u32 {
         | flag(route.multipath, MULTIPATH)
         | flag(route.stale, STALE)
         | flag(route.backup, BACKUP)
+        | flag(route.long_lived_stale, LONG_LIVED_STALE)
 }
 
 /// The address, in the first 4 or all 16 octets.
@@ -148,6 +157,10 @@ pub struct CompactRoute<'a> {
     pub multipath: bool,
     /// It is kept from a session that was lost.
     pub stale: bool,
+    /// Until when, if it is; else 0.
+    pub stale_until_ms: i64,
+    /// It is kept for longer than its peer's restart time, and is the last choice.
+    pub long_lived_stale: bool,
     /// Its next hop is kept ready for when the best one's is lost.
     pub backup: bool,
     /// What the kernel has.
@@ -229,6 +242,11 @@ impl CompactPage {
                 best: flags & BEST != 0,
                 multipath: flags & MULTIPATH != 0,
                 stale: flags & STALE != 0,
+                stale_until_ms: match flags & STALE {
+                    0 => 0,
+                    _ => origin.stale_until_ms,
+                },
+                long_lived_stale: flags & LONG_LIVED_STALE != 0,
                 backup: flags & BACKUP != 0,
                 kernel: kernel.try_into().unwrap_or_default(),
                 reason: remark.map_or("", |remark| &remark.reason),
@@ -287,6 +305,7 @@ mod tests {
                     best: at == 0,
                     multipath: at == 1,
                     stale: at == 2,
+                    long_lived_stale: at == 2,
                     backup: at == 2,
                 })
                 .collect(),
@@ -294,10 +313,12 @@ mod tests {
                 PageOrigin {
                     peer: None,
                     source: Source::Local,
+                    stale_until: None,
                 },
                 PageOrigin {
                     peer: Some(Arc::from("tor")),
                     source: Source::Ebgp,
+                    stale_until: None,
                 },
             ],
             sets: sets.iter().collect(),

@@ -11,7 +11,8 @@ use super::*;
 use crate::attributes::{AsPath, Attributes, NextHop, Partial, UnknownAttribute};
 use crate::config::Origin;
 use crate::message::{
-    Capabilities, ForwardingState, GracefulRestart, Message, Notification, Open, RefreshKind,
+    Capabilities, ForwardingState, GracefulRestart, LongLived, LongLivedState, Message,
+    Notification, Open, RefreshKind,
 };
 use crate::types::{
     Asn, Community, ExtendedCommunity, LargeCommunity, Prefix, Prefix4, Prefix6, RouterId,
@@ -294,6 +295,7 @@ proptest! {
         four_octet_as: bool,
         flags: [bool; 6],
         restart in option::of((any::<[bool; 4]>(), 0u16..=4095)),
+        long_lived in option::of((any::<[bool; 2]>(), 0..=LongLived::MAX_SECONDS)),
     ) {
         let asn = if four_octet_as { asn } else { Asn(asn.0 % 65535 + 1) };
         let families = [Family::Ipv4, Family::Ipv6].into_iter().zip(&flags[..2]);
@@ -314,6 +316,12 @@ proptest! {
                     seconds,
                     families: family
                         .then_some(ForwardingState { family: Family::Ipv6, preserved })
+                        .into_iter()
+                        .collect(),
+                }),
+                long_lived: long_lived.map(|([some, preserved], seconds)| LongLived {
+                    families: some
+                        .then_some(LongLivedState { family: Family::Ipv4, preserved, seconds })
                         .into_iter()
                         .collect(),
                 }),

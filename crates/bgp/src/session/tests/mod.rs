@@ -70,6 +70,7 @@ fn their_open() -> Open {
             extended_message: true,
             extended_next_hop: vec![Family::Ipv4],
             graceful_restart: None,
+            long_lived: None,
             unknown: Vec::new(),
         },
     }
