@@ -16,6 +16,7 @@ mod kernel;
 mod keys;
 mod kills;
 mod limits;
+mod long_lived;
 mod the_lab_itself;
 mod tor;
 mod ttl;

@@ -17,8 +17,10 @@ use crate::wait::try_wait_for;
 #[derive(Debug)]
 pub struct Bird {
     daemon: Daemon,
+    machine: Namespace,
     config: PathBuf,
     socket: PathBuf,
+    log: PathBuf,
 }
 
 impl Bird {
@@ -37,27 +39,55 @@ impl Bird {
         let file = directory.join(format!("{name}.bird.conf"));
         let socket = directory.join(format!("{name}.bird.ctl"));
         fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
-        let program = packages::BIRD
-            .find()
-            .context("bird is not installed (package bird2)")?;
-        let mut command = machine.command(program);
-        command
-            .arg("-f")
-            .arg("-c")
-            .arg(&file)
-            .arg("-s")
-            .arg(&socket);
         let log = directory.join(format!("{name}.bird.log"));
         let mut bird = Bird {
-            daemon: machine.start("bird", command, &log)?,
+            daemon: launch(machine, &file, &socket, &log, false)?,
+            machine: Namespace::existing(machine.name()).context("the machine is gone")?,
             config: file,
             socket,
+            log,
         };
-        try_wait_for("BIRD to answer", Duration::from_secs(10), || {
-            bird.daemon.check()?;
-            bird.ask("show status")
-        })?;
+        bird.answers()?;
         Ok(bird)
+    }
+
+    fn answers(&mut self) -> anyhow::Result<()> {
+        let answered = try_wait_for("BIRD to answer", Duration::from_secs(10), || {
+            self.daemon.check()?;
+            self.ask("show status")
+        });
+        Ok(answered.map(drop)?)
+    }
+
+    /// Starts it again after [`kill`](Bird::kill).
+    ///
+    /// # Errors
+    ///
+    /// When it does not come up, with what it said.
+    pub fn start_again(&mut self) -> anyhow::Result<()> {
+        self.daemon = launch(&self.machine, &self.config, &self.socket, &self.log, false)?;
+        self.answers()
+    }
+
+    /// Lets it end as before an upgrade (`graceful restart`): its kernel routes stay, and nobody is
+    /// told.
+    ///
+    /// # Errors
+    ///
+    /// When it does not end.
+    pub fn leave_gracefully(&mut self) -> anyhow::Result<()> {
+        self.tell("graceful restart")?;
+        self.daemon.wait_for_end()
+    }
+
+    /// Starts it after that, to take up what it left (`-R`).
+    ///
+    /// # Errors
+    ///
+    /// When it does not come up, with what it said.
+    pub fn recover(&mut self) -> anyhow::Result<()> {
+        self.daemon = launch(&self.machine, &self.config, &self.socket, &self.log, true)?;
+        self.answers()
     }
 
     /// A command of `birdc`, such as `show route all`.
@@ -130,6 +160,29 @@ impl Bird {
     pub fn into_daemon(self) -> Daemon {
         self.daemon
     }
+}
+
+fn launch(
+    machine: &Namespace,
+    config: &Path,
+    socket: &Path,
+    log: &Path,
+    recovering: bool,
+) -> anyhow::Result<Daemon> {
+    let program = packages::BIRD
+        .find()
+        .context("bird is not installed (package bird2)")?;
+    let mut command = machine.command(program);
+    command
+        .arg("-f")
+        .arg("-c")
+        .arg(config)
+        .arg("-s")
+        .arg(socket);
+    if recovering {
+        command.arg("-R");
+    }
+    machine.start("bird", command, log)
 }
 
 const BIRDC: packages::Tool = packages::Tool {

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use anyhow::Context as _;
+
 use crate::namespace::Namespace;
 use crate::process::{Daemon, output};
 use crate::wait::try_wait_for;
@@ -19,6 +21,7 @@ pub struct Frr {
     zebra: Daemon,
     bfdd: Option<Daemon>,
     directory: PathBuf,
+    machine: Namespace,
 }
 
 impl Frr {
@@ -66,25 +69,8 @@ impl Frr {
         // FRR insists on its own user, who has to reach its files.
         output(Command::new("chown").arg("frr:frr").arg(&directory))?;
         let start = |program: &str, config: &str| -> anyhow::Result<Daemon> {
-            let file = directory.join(format!("{program}.conf"));
-            fs::write(&file, config)?;
-            let mut command = machine.command(Path::new(DAEMONS).join(program));
-            command
-                .arg("--config_file")
-                .arg(&file)
-                .arg("--pid_file")
-                .arg(directory.join(format!("{program}.pid")))
-                .arg("--socket")
-                .arg(directory.join("zserv.api"))
-                .arg("--vty_socket")
-                .arg(&directory)
-                .args(["--vty_port", "0"])
-                .args(["--log", "stdout"]);
-            if program == "bfdd" {
-                command.arg("--bfdctl").arg(directory.join("bfdd.sock"));
-            }
-            let log = directory.join(format!("{program}.log"));
-            machine.start(program, command, &log)
+            fs::write(directory.join(format!("{program}.conf")), config)?;
+            launch(machine, &directory, program)
         };
         let mut zebra = start("zebra", "log stdout\n")?;
         try_wait_for("zebra's socket", Duration::from_secs(10), || {
@@ -99,6 +85,7 @@ impl Frr {
             zebra,
             bfdd,
             directory: directory.clone(),
+            machine: Namespace::existing(machine.name()).context("the machine is gone")?,
         };
         try_wait_for("FRR to answer", Duration::from_secs(15), || {
             frr.zebra.check()?;
@@ -110,6 +97,29 @@ impl Frr {
             frr.ask("show bgp summary")
         })?;
         Ok(frr)
+    }
+
+    /// Ends bgpd without a chance to say goodbye. zebra stays, and with it the kernel's routes.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be waited for.
+    pub fn kill_bgpd(&mut self) -> anyhow::Result<()> {
+        self.bgpd.kill()
+    }
+
+    /// Starts bgpd after that.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come up, with what it said.
+    pub fn start_bgpd_again(&mut self) -> anyhow::Result<()> {
+        self.bgpd = launch(&self.machine, &self.directory, "bgpd")?;
+        let answered = try_wait_for("bgpd to answer", Duration::from_secs(15), || {
+            self.bgpd.check()?;
+            self.ask("show bgp summary")
+        });
+        Ok(answered.map(drop)?)
     }
 
     /// A command of `vtysh`, such as `show bgp ipv4 unicast json`.
@@ -142,4 +152,24 @@ impl Frr {
         let daemons = [Some(self.zebra), self.bfdd, Some(self.bgpd)];
         daemons.into_iter().flatten().collect()
     }
+}
+
+fn launch(machine: &Namespace, directory: &Path, program: &str) -> anyhow::Result<Daemon> {
+    let mut command = machine.command(Path::new(DAEMONS).join(program));
+    command
+        .arg("--config_file")
+        .arg(directory.join(format!("{program}.conf")))
+        .arg("--pid_file")
+        .arg(directory.join(format!("{program}.pid")))
+        .arg("--socket")
+        .arg(directory.join("zserv.api"))
+        .arg("--vty_socket")
+        .arg(directory)
+        .args(["--vty_port", "0"])
+        .args(["--log", "stdout"]);
+    if program == "bfdd" {
+        command.arg("--bfdctl").arg(directory.join("bfdd.sock"));
+    }
+    let log = directory.join(format!("{program}.log"));
+    machine.start(program, command, &log)
 }

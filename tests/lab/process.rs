@@ -183,6 +183,21 @@ impl Daemon {
         Ok(())
     }
 
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    ///
+    /// When it is still there after ten seconds.
+    pub fn wait_for_end(&mut self) -> anyhow::Result<()> {
+        if let Some(child) = &mut self.child {
+            try_wait_for("the program to end", Duration::from_secs(10), || {
+                child.try_wait()?.context("still running")
+            })?;
+            self.child = None;
+        }
+        Ok(())
+    }
+
     /// Sends it a signal.
     ///
     /// # Errors

@@ -45,6 +45,7 @@
 //! | 4456 | ORIGINATOR_ID and CLUSTER_LIST are understood and checked; nothing is reflected yet |
 //! | 5004 | the older external route stays, when asked for |
 //! | 4724 | graceful restart: §3 capability, §4.1 restarting speaker (selection deferred), §4.2 helper, §5 a new connection in place of an Established one |
+//! | 9494 | long-lived graceful restart: §3 capability and communities, §4.2 timers, also over several restarts, §4.3 and §4.4 the last choice, told only to those that know, §4.6 disguised towards internal peers that do not |
 //! | 8538 | graceful restart goes on after a NOTIFICATION, and ends with Hard Reset |
 //! | 9687 | a peer that takes nothing from us does not keep its session |
 
