@@ -33,7 +33,7 @@ pub(crate) async fn show(
         return watch::watch(request, speakers, missing, output).await;
     }
     let mut sink = match output.is_table() {
-        true => Sink::Tables(Tables::new(output)),
+        true => Sink::Tables(Box::new(Tables::new(output))),
         false => Sink::List(output.list()),
     };
     let mut texts = Texts::new(!output.is_table() || output.is_wide());
@@ -135,7 +135,7 @@ fn push_page(
 
 /// Where routes go.
 enum Sink {
-    Tables(Tables),
+    Tables(Box<Tables>),
     List(List),
 }
 

@@ -302,7 +302,7 @@ pub enum Source {
 }
 
 /// A change made to a route.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Set {
     /// LOCAL_PREF.
     LocalPreference(u32),

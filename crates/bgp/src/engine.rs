@@ -14,6 +14,7 @@ mod limits;
 mod pages;
 mod peers;
 mod queries;
+mod roster;
 
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,8 @@ pub use self::io::{
     Command, CommandError, FibChange, Input, LocalAddresses, NextHopSet, NextHopState, Output,
     Restart, RouteChange,
 };
-use self::peers::{Conn, Peer};
+use self::peers::Conn;
+use self::roster::Roster;
 use crate::codec::{self, FamilySet};
 use crate::config::{Advertisement, Config, Policy};
 use crate::message::Message;
@@ -62,7 +64,7 @@ pub struct Engine {
     config: Option<Config>,
     policies: BTreeMap<String, Arc<Policy>>,
     advertisements: Vec<Arc<Advertisement>>,
-    peers: BTreeMap<PeerId, Peer>,
+    peers: Roster,
     /// In the order of the configuration.
     order: Vec<PeerId>,
     by_address: HashMap<IpAddr, PeerId>,
@@ -94,7 +96,7 @@ impl Engine {
             config: None,
             policies: BTreeMap::new(),
             advertisements: Vec::new(),
-            peers: BTreeMap::new(),
+            peers: Roster::default(),
             order: Vec::new(),
             by_address: HashMap::new(),
             last_peer: 0,
@@ -181,12 +183,7 @@ impl Engine {
     /// Time passed: runs what is due, and a piece of the work put off.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.tick(now);
-        let due = |peer: &Peer| peer.session.poll_timeout().is_some_and(|at| at <= now);
-        let due: Vec<PeerId> = (self.peers.iter())
-            .filter(|(_, peer)| due(peer))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in due {
+        for id in self.peers.due(now) {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.session.handle_timeout(now);
             }
@@ -209,10 +206,10 @@ impl Engine {
         if self.v4.has_jobs() || self.v6.has_jobs() {
             return self.now;
         }
-        let sessions = self.peers.values();
-        let sessions = sessions.filter_map(|peer| peer.session.poll_timeout());
+        let sessions = self.peers.first_timer();
         let restarts = self.restart_timeout();
-        sessions.chain(self.bury_at).chain(restarts).min()
+        let all = [sessions, self.bury_at, restarts];
+        all.into_iter().flatten().min()
     }
 
     /// The next thing to be done outside; `None` when there is nothing now.
@@ -302,6 +299,7 @@ impl Engine {
                 };
             self.bury_at = Some(self.bury_at.map_or(at, |sooner| sooner.min(at)));
         }
+        self.peers.settle();
     }
 
     fn tell_to_send(&mut self, id: ConnId) {

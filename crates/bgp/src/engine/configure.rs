@@ -204,10 +204,10 @@ impl Engine {
         });
         let mut told: [Option<Member>; 2] = [None, None];
         if moves[0] {
-            told[0] = self.v4.leave(&mut self.shared, id);
+            told[0] = self.v4.leave(id);
         }
         if moves[1] {
-            told[1] = self.v6.leave(&mut self.shared, id);
+            told[1] = self.v6.leave(id);
         }
         if moves[0] || moves[1] {
             self.join_groups(id, told);

@@ -159,7 +159,10 @@ impl Peer {
 impl Engine {
     /// When [`Self::handle_restart_timers`] or [`Self::review_deferral`] has something to do.
     pub(super) fn restart_timeout(&self) -> Option<Instant> {
-        let stale = self.peers.values().filter_map(|peer| peer.stale.as_ref());
+        let stale = self
+            .peers
+            .keeping()
+            .filter_map(|(_, peer)| peer.stale.as_ref());
         let kept = stale.flat_map(|stale| stale.families.iter().flatten());
         kept.map(Kept::due).chain(self.deferred_until()).min()
     }
@@ -167,7 +170,7 @@ impl Engine {
     /// Peers that are away for too long, or that are back and do not come to an end.
     pub(super) fn handle_restart_timers(&mut self, now: Instant) {
         let mut due: Vec<(PeerId, Family)> = Vec::new();
-        for (id, peer) in &self.peers {
+        for (id, peer) in self.peers.keeping() {
             let kept = |family: &Family| peer.stale.as_ref()?.families[*family as usize];
             let is_due = |family: &Family| kept(family).is_some_and(|kept| kept.due() <= now);
             due.extend(

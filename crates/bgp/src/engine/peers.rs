@@ -295,8 +295,8 @@ impl Engine {
         let Some(up) = self.peers.get_mut(&id).and_then(|peer| peer.up.take()) else {
             return;
         };
-        self.v4.leave(&mut self.shared, id);
-        self.v6.leave(&mut self.shared, id);
+        self.v4.leave(id);
+        self.v6.leave(id);
         self.keep_or_remove(now, id, &up, reason);
         if self.peers.values().all(|peer| peer.up.is_none()) {
             self.shared.forget_all();

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use self::changes::Changes;
 use super::Shared;
 use super::attrs::AttrId;
 use super::export::{Change, Export, Rules};
@@ -30,6 +31,7 @@ use super::paged::{BitSet, Paged};
 use super::table::{Key, NIL, SourceId, Table};
 use crate::types::PeerId;
 
+mod changes;
 mod encode;
 mod make;
 mod tell;
@@ -40,6 +42,8 @@ const BATCH_SLOTS: usize = 2048;
 const ROUNDS: usize = 32;
 /// Octets after which a batch is closed.
 const BATCH_OCTETS: usize = 48 * 1024;
+/// Pages of an Adj-RIB-Out let go of in one turn.
+const PAGES_PER_TURN: usize = 8;
 /// Octets of batches kept for slow members of a group.
 const KEPT: usize = 1024 * 1024;
 
@@ -69,7 +73,7 @@ pub(crate) struct Group<P: Key> {
     /// Adj-RIB-Out, by slot.
     out: Paged<Out>,
     /// What `Out::change` means.
-    changes: Vec<Change>,
+    changes: Changes,
     /// Slots whose best route changed; `queued` has the same ones.
     tail: VecDeque<u32>,
     queued: BitSet,
@@ -131,7 +135,7 @@ impl<P: Key> Group<P> {
             export: Arc::new(export),
             rules: Arc::new(rules),
             out: Paged::new(NOT_ADVERTISED),
-            changes: Vec::new(),
+            changes: Changes::new(),
             tail: VecDeque::new(),
             queued: BitSet::default(),
             scan: Some(0),
@@ -167,7 +171,7 @@ impl<P: Key> Group<P> {
     /// made to it.
     pub(crate) fn out(&self, slot: u32) -> Option<(AttrId, u16, &Change)> {
         let out = self.out.get(slot);
-        let change = self.changes.get(usize::from(out.change))?;
+        let change = self.changes.get(out.change)?;
         out.set.is_some().then_some((out.set, out.change, change))
     }
 
@@ -251,16 +255,17 @@ impl<P: Key> Group<P> {
         self.first_batch += 1;
     }
 
-    /// The index of a change.
-    fn change_index(&mut self, change: Change) -> Option<u16> {
-        let index = match self.changes.iter().position(|known| *known == change) {
-            Some(index) => index,
-            None => {
-                self.changes.push(change);
-                self.changes.len() - 1
-            }
-        };
-        u16::try_from(index).ok()
+    /// The members are told something else of a slot, or nothing, from now on.
+    fn set_out(&mut self, shared: &mut Shared, slot: u32, new: Out) {
+        if new.set.is_some() {
+            shared.attrs.retain(new.set);
+            self.changes.retain(new.change);
+        }
+        let old = std::mem::replace(self.out.slot(slot), new);
+        if old.set.is_some() {
+            shared.attrs.release(old.set, &mut shared.hops);
+            self.changes.release(old.change);
+        }
     }
 }
 
@@ -314,7 +319,7 @@ impl<P: Key> FamilyRib<P> {
     }
 
     /// A peer is told nothing more. What it has been told, where it was told anything.
-    pub(crate) fn leave(&mut self, shared: &mut Shared, peer: PeerId) -> Option<Member> {
+    pub(crate) fn leave(&mut self, peer: PeerId) -> Option<Member> {
         let (index, place) = self.groups.iter().enumerate().find_map(|(index, group)| {
             let members = &group.as_ref()?.members;
             let place = members.iter().position(|member| member.peer == peer)?;
@@ -323,15 +328,28 @@ impl<P: Key> FamilyRib<P> {
         let group = self.groups[index].as_mut()?;
         let member = group.members.swap_remove(place);
         group.drop_taken();
-        if group.members.is_empty() {
-            for slot in 0..self.table.entries.end() {
-                shared
-                    .attrs
-                    .release(group.out.get(slot).set, &mut shared.hops);
-            }
-            self.groups[index] = None;
+        if group.members.is_empty()
+            && let Some(group) = self.groups[index].take()
+        {
+            self.given_up.push_back(group.out);
         }
         Some(member)
+    }
+
+    /// Lets go of a piece of what groups without members were to tell.
+    pub(crate) fn let_go(&mut self, shared: &mut Shared) {
+        for _ in 0..PAGES_PER_TURN {
+            let Some(out) = self.given_up.front_mut() else {
+                return;
+            };
+            let Some(page) = out.pop_page() else {
+                self.given_up.pop_front();
+                continue;
+            };
+            for out in page.iter() {
+                shared.attrs.release(out.set, &mut shared.hops);
+            }
+        }
     }
 
     /// The group of a peer.

@@ -62,7 +62,7 @@ pub(crate) struct Rules {
 }
 
 /// What is done to a route's attributes before they are sent, besides what is done to all.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Change {
     /// Where the route came from.
     pub(crate) source: Source,

@@ -78,7 +78,7 @@ impl<P: Martian> FamilyRib<P> {
 
     /// Whether there is work put off.
     pub(crate) fn has_jobs(&self) -> bool {
-        !self.jobs.is_empty()
+        !self.jobs.is_empty() || !self.given_up.is_empty()
     }
 
     fn add_job(&mut self, what: What) {
@@ -91,8 +91,9 @@ impl<P: Martian> FamilyRib<P> {
         Some(&mut job.what)
     }
 
-    /// Does a piece of the first job.
+    /// Does a piece of the first job, and of clearing away.
     pub(crate) fn work(&mut self, shared: &mut Shared) {
+        self.let_go(shared);
         let Some(mut job) = self.jobs.pop_front() else {
             return;
         };

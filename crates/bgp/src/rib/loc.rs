@@ -8,12 +8,12 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::Shared;
-use super::adj_out::Group;
+use super::adj_out::{Group, Out};
 use super::attrs::AttrId;
 use super::decision::{self, Candidate, Place};
 use super::hops::{HopList, HopsWanted};
 use super::jobs::Job;
-use super::paged::BitSet;
+use super::paged::{BitSet, Paged};
 use super::table::{Fate, Key, NIL, Path, SourceId, Table};
 use crate::config::Source;
 use crate::engine::FibChange;
@@ -45,6 +45,8 @@ pub(crate) struct FamilyRib<P: Key> {
     pub(super) fib: VecDeque<u32>,
     /// Adj-RIBs-Out.
     pub(crate) groups: Vec<Option<Group<P>>>,
+    /// Adj-RIBs-Out of groups without members, which are let go of piece by piece.
+    pub(super) given_up: VecDeque<Paged<Out>>,
     /// Slots without paths, to be freed once nobody speaks of them.
     pub(super) dying: Vec<u32>,
     /// Work put off.
@@ -71,6 +73,7 @@ impl<P: Key> FamilyRib<P> {
             table: Table::new(),
             fib: VecDeque::new(),
             groups: Vec::new(),
+            given_up: VecDeque::new(),
             dying: Vec::new(),
             jobs: VecDeque::new(),
             refreshing: HashMap::new(),

@@ -42,6 +42,11 @@ impl<T: Copy> Paged<T> {
         &mut self.pages[page][index % PAGE]
     }
 
+    /// Takes the last page out.
+    pub(crate) fn pop_page(&mut self) -> Option<Box<[T; PAGE]>> {
+        self.pages.pop()
+    }
+
     /// Octets held.
     #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {

@@ -363,7 +363,8 @@ mod tests {
     #[test]
     fn a_page_that_contradicts_itself_is_refused() {
         let good = || compact(page(&["10.0.0.0/8", "11.0.0.0/8"]), 0, Vec::new());
-        let bad: [(fn(&mut pb::CompactRoutes), &str); 8] = [
+        type Spoil = fn(&mut pb::CompactRoutes);
+        let bad: [(Spoil, &str); 8] = [
             (|page| page.family = "IPX".into(), "family"),
             (|page| page.prefixes[0] = 33, "prefixes"),
             (|page| page.prefixes.truncate(1), "prefixes"),

@@ -3,6 +3,7 @@ use std::time::Duration;
 use super::rig::{Rig, config, nth, peer, policy, prefix, rule};
 use crate::attributes::Attributes;
 use crate::config::{Action, Advertisement, Match, Originated, PrefixMatch, Set};
+use crate::engine::Input;
 use crate::message::RefreshKind;
 use crate::types::{Community, Family, Prefix};
 
@@ -244,6 +245,36 @@ fn memory_is_given_back_when_routes_are_gone() {
     );
     rig.disconnect("p2");
     rig.disconnect("p3");
+    assert_eq!(rig.engine.status().attribute_sets, 0);
+}
+
+#[test]
+fn what_a_group_was_to_tell_is_let_go_of_piece_by_piece() {
+    let mut rig = Rig::with_peers(2);
+    let (two, three) = (rig.own("p2"), rig.own("p3"));
+    let many: Vec<Prefix> = (0..20_000).map(nth).collect();
+    rig.announce("p2", &many, &two);
+    rig.announce("p3", &many[..1], &three);
+    // Both are in the group that has all of it.
+    rig.disconnect("p3");
+    assert!(
+        rig.engine.poll_timeout() > Some(rig.now),
+        "nothing is left to be done"
+    );
+    let conn = rig.script("p2").conn;
+    let closed = Input::Closed { conn, error: None };
+    rig.engine.handle(rig.now, closed);
+    let mut turns = 0;
+    while rig.engine.poll_timeout() <= Some(rig.now) {
+        assert!(
+            rig.engine.status().attribute_sets > 0,
+            "after {turns} turns"
+        );
+        rig.engine.handle_timeout(rig.now);
+        turns += 1;
+    }
+    assert!(turns > 2, "{turns} turns for a whole table");
+    rig.run();
     assert_eq!(rig.engine.status().attribute_sets, 0);
 }
 

@@ -371,6 +371,9 @@ impl Rig {
     /// Until nothing is left to be done now.
     pub(super) fn run(&mut self) {
         loop {
+            let sessions = self.engine.peers.values();
+            let timers = sessions.filter_map(|peer| peer.session.poll_timeout());
+            assert_eq!(self.engine.peers.first_timer(), timers.min());
             let mut quiet = true;
             while let Some(output) = self.engine.poll_output() {
                 quiet = false;

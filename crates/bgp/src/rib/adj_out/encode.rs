@@ -3,9 +3,10 @@
 use bytes::BytesMut;
 
 use super::Out;
+use super::changes::Changes;
 use crate::codec::UpdateBuilder;
 use crate::rib::attrs::AttrStore;
-use crate::rib::export::{self, Change, Export};
+use crate::rib::export::{self, Export};
 use crate::rib::table::Key;
 
 /// A prefix to be announced.
@@ -36,7 +37,7 @@ pub(super) fn sort<P: Key>(items: &mut [Item<P>]) {
 /// Appends UPDATEs for prefixes with equal attributes; false: not one fits into a message.
 pub(super) fn announce<P: Key>(
     export: &Export,
-    changes: &[Change],
+    changes: &Changes,
     attrs: &AttrStore,
     run: &[Item<P>],
     out: &mut BytesMut,
@@ -44,7 +45,7 @@ pub(super) fn announce<P: Key>(
     let Some(first) = run.first() else {
         return true;
     };
-    let Some(change) = changes.get(usize::from(first.out.change)) else {
+    let Some(change) = changes.get(first.out.change) else {
         return false; // an index is given out by the list it is for
     };
     let mut block = Vec::with_capacity(256);

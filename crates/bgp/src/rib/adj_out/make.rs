@@ -50,10 +50,7 @@ impl<P: Key> Group<P> {
                     continue;
                 }
                 slots.push(item.slot);
-                let place = self.out.slot(item.slot);
-                shared.attrs.retain(item.out.set);
-                shared.attrs.release(place.set, &mut shared.hops);
-                *place = item.out;
+                self.set_out(shared, item.slot, item.out);
                 if let Some(peer) = shared.peer_of(item.out.source)
                     && !origins.contains(&peer)
                 {
@@ -69,9 +66,7 @@ impl<P: Key> Group<P> {
         let announced = slots.len();
         let prefixes: Vec<P> = withdrawn.iter().map(|slot| table.prefix(*slot)).collect();
         for slot in &withdrawn {
-            let place = self.out.slot(*slot);
-            shared.attrs.release(place.set, &mut shared.hops);
-            *place = NOT_ADVERTISED;
+            self.set_out(shared, *slot, NOT_ADVERTISED);
         }
         encode::withdraw(&self.export, &prefixes, &mut bytes);
         slots.extend(withdrawn);
@@ -117,6 +112,7 @@ impl<P: Key> Group<P> {
         announced: &mut Vec<encode::Item<P>>,
         withdrawn: &mut Vec<u32>,
     ) {
+        self.changes.tidy();
         let (export, rules) = (self.export.clone(), self.rules.clone());
         let mut judge = Judge::new(&export, &rules);
         let mut last: Option<(Change, u16)> = None;
@@ -138,7 +134,7 @@ impl<P: Key> Group<P> {
                     let index = match &last {
                         Some((known, index)) if *known == change => Some(*index),
                         _ => {
-                            let index = self.change_index(change.clone());
+                            let index = self.changes.number(&change);
                             last = index.map(|index| (change, index));
                             index
                         }
