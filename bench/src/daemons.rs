@@ -77,6 +77,15 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Programs of ours that somebody else has started.
+    pub(crate) fn of(daemons: Vec<Daemon>, folder: PathBuf) -> Running {
+        Running {
+            engine: Engine::Routeshare,
+            daemons,
+            folder,
+        }
+    }
+
     /// What it and its children have cost so far.
     pub(crate) fn cost(&self) -> Cost {
         let ids: Vec<u32> = self.daemons.iter().filter_map(Daemon::id).collect();

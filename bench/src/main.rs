@@ -5,12 +5,13 @@
 //! the receiver and in the kernel, CPU seconds, and memory; and beside them the kernel's own floor.
 //! Machines are noisy: compare within a run.
 //!
-//! - `scenario`: what there is to do; `churn`, `failover`: two of them, at length;
+//! - `scenario`: what there is to do; `churn`, `failover`, `bfd`: three of them, at length;
 //! - `work`: sends, hears and watches the kernel until all is done; `network`: on which machines;
 //! - `table`, `bgp`: what is sent, and how; `daemons`, `configs`: to whom;
 //! - `measure`, `floor`: what it costs, and what the kernel alone takes;
 //! - `outcome`, `summary`, `plot`: rows, their table, their picture.
 
+mod bfd;
 mod bgp;
 mod churn;
 mod configs;

@@ -3,8 +3,13 @@
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 use crate::table::Family;
 
@@ -159,4 +164,62 @@ pub(crate) fn machine() -> String {
         .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
         .unwrap_or_default();
     format!("{cores} cores of {model}, {memory} GiB, Linux {kernel}")
+}
+/// Keeps this thread, and those that it starts, from the first core if there are others.
+pub(crate) fn leave_first_core() {
+    let mut others = CpuSet::new();
+    let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    for core in 1..count {
+        // Fails for more cores than a set holds; those are left out.
+        let _ = others.set(core);
+    }
+    if count > 1 {
+        // Refused in a smaller set of cores: then it stays.
+        let _ = sched_setaffinity(Pid::from_raw(0), &others);
+    }
+}
+
+/// A thread on one core, before everybody else there, that notes how late it gets its turn.
+pub(crate) struct Pulse {
+    latest: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Pulse {
+    /// On this core, until dropped.
+    pub(crate) fn start(core: usize) -> Pulse {
+        const BEAT: Duration = Duration::from_millis(2);
+        let pulse = Pulse {
+            latest: Arc::default(),
+            stop: Arc::default(),
+        };
+        let (latest, stop) = (pulse.latest.clone(), pulse.stop.clone());
+        std::thread::spawn(move || {
+            let mut this = CpuSet::new();
+            let priority = libc::sched_param { sched_priority: 90 };
+            let _ = this.set(core);
+            let _ = sched_setaffinity(Pid::from_raw(0), &this);
+            // SAFETY: 0 means this thread; the structure outlives the call. Refused, it beats as an
+            // ordinary thread does.
+            unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
+            while !stop.load(Ordering::Relaxed) {
+                let due = Instant::now() + BEAT;
+                std::thread::sleep(BEAT);
+                let late = due.elapsed().as_micros() as u64;
+                latest.fetch_max(late, Ordering::Relaxed);
+            }
+        });
+        pulse
+    }
+
+    /// The worst so far.
+    pub(crate) fn latest(&self) -> Duration {
+        Duration::from_micros(self.latest.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }

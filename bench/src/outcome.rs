@@ -37,6 +37,16 @@ pub(crate) struct Outcome {
     pub(crate) outage_ms: Option<f64>,
     /// Packets that did not arrive, or at the wrong place.
     pub(crate) lost_packets: Option<u64>,
+    /// BFD sessions that fell although their path was well.
+    pub(crate) false_alarms: Option<u64>,
+    /// The longest time that a BFD session heard nothing.
+    pub(crate) longest_silence_ms: Option<f64>,
+    /// How late the machine let a thread of the highest priority run, at worst.
+    pub(crate) machine_late_ms: Option<f64>,
+    /// CPU seconds of `routeshare-bfd` in a second.
+    pub(crate) bfd_cpu: Option<f64>,
+    /// From BFD noticing a failure until the speaker has acted on it.
+    pub(crate) told_ms: Option<f64>,
     /// Routes printed each second.
     pub(crate) routes_per_second: Option<f64>,
     /// Why there are no figures.
@@ -87,6 +97,11 @@ impl fmt::Display for Outcome {
             ("CPU/UPDATE", self.cpu_us_per_update, 1, "µs"),
             ("outage", self.outage_ms, 1, "ms"),
             ("routes/s", self.routes_per_second, 0, ""),
+            ("false alarms", self.false_alarms.map(|it| it as f64), 0, ""),
+            ("longest silence", self.longest_silence_ms, 1, "ms"),
+            ("machine late", self.machine_late_ms, 1, "ms"),
+            ("BFD's CPU", self.bfd_cpu, 3, "s/s"),
+            ("a failure acted on after", self.told_ms, 0, "ms"),
         ];
         for (name, value, digits, unit) in figures {
             if let Some(value) = value {

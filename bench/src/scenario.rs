@@ -12,7 +12,7 @@ use crate::network::{MOST_PEERS, Network, Place};
 use crate::outcome::Outcome;
 use crate::table::{self, Family, Table};
 use crate::work::{self, KernelGoal, Player, Tally};
-use crate::{churn, failover, floor};
+use crate::{bfd, churn, failover, floor};
 
 /// How many addresses tell whether a table is in the kernel.
 const SAMPLES: usize = 2000;
@@ -38,10 +38,12 @@ pub(crate) enum Scenario {
     Idle,
     /// `bgpctl show routes` of a full table during churn.
     Query,
+    /// 500 BFD sessions at 50 ms × 3 on one core while the table comes and goes.
+    Bfd,
 }
 
 /// Every scenario, in the order of the report.
-pub(crate) const ALL: [Scenario; 9] = [
+pub(crate) const ALL: [Scenario; 10] = [
     Scenario::Table,
     Scenario::Table6,
     Scenario::TwoTables,
@@ -51,6 +53,7 @@ pub(crate) const ALL: [Scenario; 9] = [
     Scenario::Failover,
     Scenario::Idle,
     Scenario::Query,
+    Scenario::Bfd,
 ];
 
 /// Who does the work, and how much of it.
@@ -91,6 +94,7 @@ impl Scenario {
             Scenario::Failover => "failover",
             Scenario::Idle => "idle",
             Scenario::Query => "query",
+            Scenario::Bfd => "bfd",
         }
     }
 
@@ -98,7 +102,7 @@ impl Scenario {
     pub(crate) fn is_for(self, engine: Engine) -> bool {
         match self {
             Scenario::Failover => engine.installs(),
-            Scenario::Query => engine == Engine::Routeshare,
+            Scenario::Query | Scenario::Bfd => engine == Engine::Routeshare,
             _ => true,
         }
     }
@@ -137,6 +141,7 @@ impl Scenario {
         }
         let table = self.table(order.prefixes, order.round);
         match self {
+            Scenario::Bfd => bfd::run(order, &table),
             Scenario::TwoTables => two_tables(order, &table),
             Scenario::ManyPeers => many_peers(order, table),
             Scenario::Withdraw => withdraw(order, &table),
@@ -167,7 +172,7 @@ impl Scenario {
     pub(crate) fn floor(self, prefixes: Option<usize>, round: usize) -> Result<Vec<Outcome>> {
         if matches!(
             self,
-            Scenario::Churn | Scenario::Failover | Scenario::Idle | Scenario::Query
+            Scenario::Churn | Scenario::Failover | Scenario::Idle | Scenario::Query | Scenario::Bfd
         ) {
             return Ok(Vec::new());
         }
@@ -271,7 +276,7 @@ impl Stage {
 }
 
 /// Brings the sessions of `places` up, all from `machine`.
-fn open(machine: &Namespace, places: &[Place]) -> Result<Vec<Player>> {
+pub(crate) fn open(machine: &Namespace, places: &[Place]) -> Result<Vec<Player>> {
     machine.within(|| {
         let open = |place: &Place| {
             let patience = Duration::from_secs(30);

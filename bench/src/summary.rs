@@ -52,6 +52,10 @@ impl Line {
         let (value, unit) = match self.scenario.as_str() {
             "idle" => (self.memory(), "MiB"),
             "churn" => (self.median(|row| row.cpu_us_per_update), "µs CPU"),
+            "bfd" => {
+                let alarms = |row: &Outcome| row.false_alarms.map(|it| it as f64);
+                (self.median(alarms), "false alarms")
+            }
             "query" => (self.median(|row| row.routes_per_second), "routes/s"),
             name if name.starts_with("failover") => (self.median(|row| row.outage_ms), "ms"),
             _ => (self.seconds(), "s"),
