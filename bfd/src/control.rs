@@ -25,6 +25,9 @@ use crate::last_life::Place;
 /// what a person can do something about.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How often it hears of counters alone.
+const COUNTERS: Duration = Duration::from_secs(10);
+
 /// Events a subscriber may be behind before its stream ends; it subscribes again then, and is told
 /// everything.
 const BEHIND: usize = 4096;
@@ -134,6 +137,8 @@ struct Subscriber {
     /// What it was told of all sessions last, without counters; `None`: nothing yet, so that
     /// changes would mean nothing to it.
     knows: Option<Vec<pb::Session>>,
+    /// When that was.
+    told_at: Instant,
 }
 
 struct Keeper {
@@ -188,6 +193,7 @@ impl Keeper {
                     id,
                     events,
                     knows: None,
+                    told_at: Instant::now(),
                 };
                 if let Some(old) = self.subscriber.replace(new) {
                     tracing::warn!("another subscriber takes the place of the one before");
@@ -301,9 +307,14 @@ impl Keeper {
                 let sessions: Vec<pb::Session> = sessions.collect();
                 let plain: Vec<pb::Session> = sessions.iter().map(without_counters).collect();
                 // Whoever has not been told what is in force waits for that.
-                let news = subscriber.knows.as_ref().is_some_and(|it| *it != plain);
+                let old = subscriber.told_at.elapsed() >= COUNTERS;
+                let news = subscriber
+                    .knows
+                    .as_ref()
+                    .is_some_and(|it| old || *it != plain);
                 if configured || news {
                     subscriber.knows = Some(plain);
+                    subscriber.told_at = Instant::now();
                     self.unheard.clear();
                     self.tell(pb::Event {
                         whole: true,
@@ -317,6 +328,7 @@ impl Keeper {
                     failed: change.is_failure(),
                     // As it was then: `shown` may already be further.
                     state: change.to.to_string(),
+                    remote_control_plane_independent: change.remote_independent,
                     ..session(&shown)
                 };
                 let mut subscriber = self.subscriber.as_ref();
@@ -354,6 +366,14 @@ fn without_counters(it: &pb::Session) -> pb::Session {
         sent: 0,
         received: 0,
         discarded: 0,
+        late_received: 0,
+        late_sent: 0,
+        longest_silence_micros: 0,
+        echo: it.echo.clone().map(|it| pb::Echo {
+            sent: 0,
+            returned: 0,
+            ..it
+        }),
         since_ms: 0, // made of two clocks, so it may differ by one
         ..it.clone()
     }
@@ -395,9 +415,35 @@ fn session(shown: &Shown) -> pb::Session {
         discarded: it.counts.discarded,
         ups: it.counts.ups,
         downs: it.counts.downs,
+        late_received: it.counts.late_received,
+        late_sent: it.counts.late_sent,
+        longest_silence_micros: it.counts.longest_silence,
         problem,
+        echo: it.echo.map(|it| echo(&it, shown)),
         failed: false,
         ..of(&it.key)
+    }
+}
+
+fn echo(it: &bfd::EchoStatus, shown: &Shown) -> pb::Echo {
+    let problem = if shown.status.state != bfd::State::Up || it.relied_on {
+        ""
+    } else if let Some(error) = &shown.echo_error {
+        error
+    } else if !it.looped {
+        "the other side does not loop Echo packets"
+    } else if it.sent > 10 && it.returned == 0 {
+        "none comes back: does the other side forward (net.ipv4.ip_forward, net.ipv6.conf.all.forwarding)?"
+    } else {
+        ""
+    };
+    let interval = it.interval.map_or(0, |it| it.as_micros());
+    pb::Echo {
+        interval_micros: u64::try_from(interval).unwrap_or(u64::MAX),
+        sent: it.sent,
+        returned: it.returned,
+        relied_on: it.relied_on,
+        problem: problem.to_owned(),
     }
 }
 

@@ -83,6 +83,14 @@ fn one(
         let allowed = "an address of the remote's family";
         return Err(wrong("local", &session.local, allowed));
     }
+    let echo = match (session.echo_millis, session.multihop) {
+        (0, _) => None,
+        (_, true) => {
+            let found = session.echo_millis;
+            return Err(wrong("echo_millis", &found, "0 where multihop is set"));
+        }
+        (echo, false) => Some(millis("echo_millis", echo)?),
+    };
     let detect_mult = u8::try_from(session.multiplier).ok().filter(|it| *it > 0);
     let authentication = match &session.authentication {
         None => None,
@@ -115,8 +123,19 @@ fn one(
             .ok_or_else(|| wrong("multiplier", &session.multiplier, "1 to 255"))?,
         admin_down: session.admin_down,
         key: None,
+        echo_tx: echo,
+        echo_rx: echo.filter(|_| forwards(remote)),
     };
     Ok((config, authentication))
+}
+
+/// Whether this host's kernel forwards packets of this family: then it loops Echo packets.
+fn forwards(family: IpAddr) -> bool {
+    let setting = match family {
+        IpAddr::V4(_) => "/proc/sys/net/ipv4/ip_forward",
+        IpAddr::V6(_) => "/proc/sys/net/ipv6/conf/all/forwarding",
+    };
+    fs::read_to_string(setting).is_ok_and(|it| it.trim() != "0")
 }
 
 fn key(kind: AuthKind, id: u8, file: &str) -> Result<Key, String> {
@@ -140,6 +159,7 @@ mod tests {
             multiplier: 3,
             admin_down: false,
             authentication: None,
+            echo_millis: 0,
         }
     }
 
@@ -153,7 +173,12 @@ mod tests {
     #[test]
     fn a_wrong_field_is_named_with_what_is_allowed() {
         type Change = fn(&mut pb::SessionConfig);
-        let table: [(Change, &str); 6] = [
+        let table: [(Change, &str); 8] = [
+            (|it| it.echo_millis = 60_001, "echo_millis"),
+            (
+                |it| (it.echo_millis, it.multihop) = (50, true),
+                "echo_millis: found `50`; allowed: 0 where multihop is set",
+            ),
             (
                 |it| it.remote = "tor".into(),
                 "remote: found `tor`; allowed: an IP address",

@@ -13,6 +13,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver as Orders, Sender as OrderSender, channel};
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use bfd::{Change, Datagram, Engine, Output, SessionConfig, SessionId, SessionKey, Status};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::echo::Echoes;
 use crate::last_life::{Record, Store};
 use crate::realtime;
 use crate::udp::{Receiver, Room, Sender};
@@ -60,6 +62,8 @@ pub(crate) struct Shown {
     pub(crate) status: Status,
     /// Why nothing can be sent.
     pub(crate) error: Option<String>,
+    /// Why no Echo packet can be.
+    pub(crate) echo_error: Option<String>,
 }
 
 /// The thread, seen from outside.
@@ -116,6 +120,7 @@ pub(crate) fn start(
         woken,
         tell,
         room: Box::new(Room::new()),
+        echoes: None,
     };
     let thread = std::thread::Builder::new()
         .name("bfd".into())
@@ -146,28 +151,40 @@ struct Hot {
     woken: UnixStream,
     tell: mpsc::UnboundedSender<Told>,
     room: Box<Room>,
+    /// Once a session wants Echo packets; why they cannot be had.
+    echoes: Option<Result<Echoes, String>>,
 }
 
 impl Hot {
+    /// What is waited for: the ports, orders, and what Echo packets need.
+    fn fds(&self) -> Vec<libc::pollfd> {
+        let ports = self.receivers.iter().map(Receiver::fd);
+        let echoes = self.echoes.iter().flatten().flat_map(Echoes::fds);
+        let fds = ports.chain([self.woken.as_raw_fd()]).chain(echoes);
+        fds.map(poll_for).collect()
+    }
+
     fn run(&mut self) {
-        let mut fds: Vec<libc::pollfd> =
-            self.receivers.iter().map(|it| poll_for(it.fd())).collect();
-        fds.push(poll_for(self.woken.as_raw_fd()));
+        let mut fds = self.fds();
         loop {
+            if self.echoes.is_some() && fds.len() == self.receivers.len() + 1 {
+                fds = self.fds();
+            }
             let deadline = self.engine.poll_timeout();
             if let Err(error) = wait(&mut fds, deadline) {
                 tracing::error!(%error, "cannot wait for packets");
                 return;
             }
             let now = Instant::now();
-            let (woken, readable) = match fds.split_last() {
-                Some((last, rest)) => (last.revents != 0, rest),
-                None => return, // there is always the waker
-            };
-            for (index, fd) in readable.iter().enumerate() {
+            let (ports, others) = fds.split_at(self.receivers.len());
+            for (index, fd) in ports.iter().enumerate() {
                 if fd.revents != 0 {
                     self.read(index, now);
                 }
+            }
+            let woken = others.first().is_some_and(|fd| fd.revents != 0);
+            if others.iter().skip(1).any(|fd| fd.revents != 0) {
+                self.read_echoes(now);
             }
             if woken && !self.take_orders(now) {
                 return;
@@ -201,6 +218,33 @@ impl Hot {
         }
     }
 
+    fn read_echoes(&mut self, now: Instant) {
+        let Some(Ok(echoes)) = &mut self.echoes else {
+            return;
+        };
+        let engine = &mut self.engine;
+        echoes.read(&mut self.room, |bytes| {
+            if let Err(reason) = engine.handle_echo(now, bytes) {
+                tracing::trace!(%reason, "Echo packet");
+            }
+        });
+        self.carry_out(now);
+    }
+
+    /// Opens what Echo packets need with the first session that wants them.
+    fn configure_echoes(&mut self, wanted: &[SessionConfig]) {
+        let echoed = |it: &&SessionConfig| it.echo_tx.is_some() || it.echo_rx.is_some();
+        let remotes: Vec<IpAddr> = (wanted.iter().filter(echoed))
+            .map(|it| it.key_of.remote)
+            .collect();
+        if !matches!(self.echoes, Some(Ok(_))) && !remotes.is_empty() {
+            self.echoes = Some(Echoes::open().map_err(|error| error.to_string()));
+        }
+        if let Some(Ok(echoes)) = &mut self.echoes {
+            echoes.configure(remotes);
+        }
+    }
+
     /// Returns whether to go on.
     fn take_orders(&mut self, now: Instant) -> bool {
         let mut sink = [0; 64];
@@ -208,6 +252,7 @@ impl Hot {
         while let Ok(order) = self.orders.try_recv() {
             match order {
                 Order::Configure(wanted) => {
+                    self.configure_echoes(&wanted);
                     self.engine.configure(now, wanted);
                     self.carry_out(now);
                     if let Some(store) = &mut self.store {
@@ -237,6 +282,14 @@ impl Hot {
                 Output::Send { session, packet } => {
                     if let Some(Some(sender)) = self.senders.get_mut(session.0 as usize) {
                         sender.send(now, packet.as_bytes());
+                    }
+                }
+                Output::Echo { session, packet } => {
+                    let sender = self.senders.get(session.0 as usize);
+                    if let Some(Ok(echoes)) = &self.echoes
+                        && let Some(Some(sender)) = sender
+                    {
+                        echoes.send(sender.remote(), &packet);
                     }
                 }
                 Output::Open { session, key } => {
@@ -297,6 +350,10 @@ impl Hot {
         Shown {
             status,
             error: sender.and_then(Sender::error),
+            echo_error: match &self.echoes {
+                Some(Err(error)) if status.echo.is_some() => Some(error.clone()),
+                _ => None,
+            },
         }
     }
 }

@@ -356,6 +356,8 @@ mod tests {
             detect_mult: 3,
             admin_down: false,
             key: None,
+            echo_tx: None,
+            echo_rx: None,
         }
     }
 

@@ -2,12 +2,13 @@
 //! the speaker restarts. Arguments, logging, signals.
 //!
 //! - `hot.rs`: the thread that packets go through;
-//! - `udp.rs`: its sockets; `realtime.rs`: its priority;
+//! - `udp.rs`: its sockets; `echo.rs`: those of the Echo function; `realtime.rs`: its priority;
 //! - `last_life.rs`: what the next process needs to go on with the sessions;
 //! - `control.rs`: the speaker's side; `desired.rs`: what it wants; `socket.rs`: where it asks.
 
 mod control;
 mod desired;
+mod echo;
 mod hot;
 mod last_life;
 mod realtime;

@@ -43,6 +43,8 @@ pub(crate) struct Receiver {
 #[derive(Debug)]
 pub(crate) struct Received<'a> {
     pub(crate) remote: IpAddr,
+    /// Its source port.
+    pub(crate) port: u16,
     pub(crate) local: IpAddr,
     pub(crate) ttl: u8,
     pub(crate) hops: Hops,
@@ -75,20 +77,30 @@ impl Receiver {
     pub(crate) fn all() -> io::Result<Vec<Receiver>> {
         let mut receivers = Vec::new();
         for hops in [Hops::Single, Hops::Multi] {
-            receivers.push(Receiver::bind(Ipv4Addr::UNSPECIFIED.into(), hops)?);
-            match Receiver::bind(Ipv6Addr::UNSPECIFIED.into(), hops) {
-                Ok(receiver) => receivers.push(receiver),
-                Err(error) if no_such_family(&error) => {
-                    tracing::info!(%error, "this host has no IPv6: no sessions over IPv6");
-                }
-                Err(error) => return Err(error),
-            }
+            receivers.extend(Receiver::on(port(hops), hops)?);
         }
         Ok(receivers)
     }
 
-    fn bind(address: IpAddr, hops: Hops) -> io::Result<Receiver> {
-        let address = SocketAddr::new(address, port(hops));
+    /// On one port, of both families.
+    ///
+    /// # Errors
+    ///
+    /// When it is taken.
+    pub(crate) fn on(port: u16, hops: Hops) -> io::Result<Vec<Receiver>> {
+        let address = |ip: IpAddr| SocketAddr::new(ip, port);
+        let mut receivers = vec![Receiver::bind(address(Ipv4Addr::UNSPECIFIED.into()), hops)?];
+        match Receiver::bind(address(Ipv6Addr::UNSPECIFIED.into()), hops) {
+            Ok(receiver) => receivers.push(receiver),
+            Err(error) if no_such_family(&error) => {
+                tracing::info!(%error, "this host has no IPv6: no sessions over IPv6");
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(receivers)
+    }
+
+    fn bind(address: SocketAddr, hops: Hops) -> io::Result<Receiver> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::DGRAM.nonblocking(),
@@ -111,6 +123,19 @@ impl Receiver {
             io::Error::new(error.kind(), text)
         })?;
         Ok(Receiver { socket, hops })
+    }
+
+    /// Sends a datagram back to where it came from, as if it had been forwarded.
+    pub(crate) fn send_back(&self, received: &Received<'_>) {
+        let to = SocketAddr::new(received.remote, received.port);
+        let limited = match received.remote {
+            IpAddr::V4(_) => self.socket.set_ttl_v4(254),
+            IpAddr::V6(_) => self.socket.set_unicast_hops_v6(254),
+        };
+        if limited.is_ok() {
+            // One that cannot be sent is lost, as packets are.
+            let _ = self.socket.send_to(received.bytes, &to.into());
+        }
     }
 
     pub(crate) fn fd(&self) -> RawFd {
@@ -149,12 +174,14 @@ impl Receiver {
             (message.bytes, message.address)
         };
         let remote = from.and_then(|from| {
-            let v4 = from.as_sockaddr_in().map(|from| IpAddr::from(from.ip()));
-            v4.or_else(|| from.as_sockaddr_in6().map(|from| from.ip().into()))
+            let v4 = from.as_sockaddr_in();
+            let v4 = v4.map(|from| (IpAddr::from(from.ip()), from.port()));
+            v4.or_else(|| from.as_sockaddr_in6().map(|it| (it.ip().into(), it.port())))
         });
         let received = match (remote, local, ttl) {
-            (Some(remote), Some(local), Some(ttl)) => Received {
+            (Some((remote, port)), Some(local), Some(ttl)) => Received {
                 remote,
+                port,
                 local,
                 ttl,
                 hops: self.hops,
@@ -202,6 +229,11 @@ impl Sender {
             }
             Err(error) => Err((now, error)),
         };
+    }
+
+    /// The other side.
+    pub(crate) fn remote(&self) -> IpAddr {
+        self.key.remote
     }
 
     /// The source port of what is sent; RFC 5881 §4: the same for all packets of a session.

@@ -137,6 +137,8 @@ pub(crate) enum Show {
     /// Sessions; with a name everything about one of them
     #[command(visible_alias = "peer", aliases = ["neighbor", "neighbors"])]
     Peers(Peers),
+    /// BFD sessions beside peers
+    Bfd(Bfd),
     /// Routes
     #[command(visible_alias = "route")]
     Routes(Routes),
@@ -153,6 +155,12 @@ pub(crate) struct Peers {
     /// Stay, and print every change of a session
     #[arg(short, long)]
     pub(crate) watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bfd {
+    /// A peer's name or address
+    pub(crate) peer: Option<String>,
 }
 
 #[derive(Debug, Args)]

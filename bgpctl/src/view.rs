@@ -14,7 +14,7 @@ mod status;
 
 pub(crate) use explanation::Explanation;
 pub(crate) use nodes::{Node, SubnetLease};
-pub(crate) use peers::Peer;
+pub(crate) use peers::{Peer, WatchedPeer};
 pub(crate) use routes::{Attributes, Route, RouteChange};
 pub(crate) use status::{ControllerStatus, SpeakerStatus};
 

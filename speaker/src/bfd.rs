@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use hyper_util::rt::TokioIo;
 use proto::bfd::v1 as pb;
@@ -19,8 +19,12 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::WatchStream;
 use tonic::transport::{Endpoint, Uri};
 
-/// Between attempts to reach `routeshare-bfd`.
-const PAUSE: Duration = Duration::from_millis(500);
+/// Between attempts to reach `routeshare-bfd`: the first after it went away, and the longest. It is
+/// back in a moment when it only restarts.
+const PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// How long it may take to hear that nothing is wanted any more.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// Events on their way to the loop.
 const AHEAD: usize = 1024;
 /// Of a message: thousands of sessions.
@@ -35,12 +39,28 @@ pub(crate) enum BfdEvent {
     Away(String),
 }
 
+/// A path that carries packets no longer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// The other side.
+    pub(crate) peer: IpAddr,
+    /// In words.
+    pub(crate) reason: String,
+    /// Whether its BFD does not share the fate of its BGP: then its forwarding is down, too.
+    /// RFC 5882 §4.3.
+    pub(crate) forwarding: bool,
+    /// How long ago it was noticed.
+    pub(crate) ago: Duration,
+}
+
 /// What the loop knows of BFD.
 #[derive(Debug)]
 pub(crate) struct Bfd {
     wanted: watch::Sender<pb::DesiredSessions>,
     /// By the other side's address, as told last.
     sessions: BTreeMap<IpAddr, pb::Session>,
+    /// Whether somebody tells us how they are, and why not.
+    connected: bool,
     away: Option<String>,
 }
 
@@ -54,6 +74,7 @@ impl Bfd {
         let bfd = Bfd {
             wanted,
             sessions: BTreeMap::new(),
+            connected: false,
             away: None,
         };
         (bfd, inbox)
@@ -75,17 +96,38 @@ impl Bfd {
         });
     }
 
-    /// Takes note of an event; gives the sessions that failed, with the reason in words.
-    pub(crate) fn on_event(&mut self, event: BfdEvent) -> Vec<(IpAddr, String)> {
+    /// Nothing is wanted any more, and the other sides are to hear that before we go. `events` is what
+    /// [`Self::start`] gave.
+    pub(crate) async fn leave(&mut self, events: &mut mpsc::Receiver<BfdEvent>) {
+        if self.wanted.borrow().sessions.is_empty() || self.away.is_some() {
+            return;
+        }
+        self.configure(&[]);
+        let gone = async {
+            while let Some(BfdEvent::Sessions(event)) = events.recv().await {
+                if event.whole && event.sessions.is_empty() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(GOODBYE, gone).await.is_err() {
+            tracing::warn!("routeshare-bfd has not said that the sessions end");
+        }
+    }
+
+    /// Takes note of an event; gives the sessions that failed.
+    pub(crate) fn on_event(&mut self, event: BfdEvent) -> Vec<Failure> {
         let event = match event {
             BfdEvent::Away(reason) => {
                 // How they are now nobody knows; nothing has failed because of that.
                 self.sessions.clear();
+                self.connected = false;
                 self.away = Some(reason);
                 return Vec::new();
             }
             BfdEvent::Sessions(event) => event,
         };
+        self.connected = true;
         self.away = None;
         if event.whole {
             self.sessions.clear();
@@ -96,7 +138,12 @@ impl Bfd {
                 continue; // its addresses are those we gave it
             };
             if session.failed {
-                failed.push((address, format!("BFD: {}", session.diagnostic)));
+                failed.push(Failure {
+                    peer: address,
+                    reason: format!("BFD: {}", session.diagnostic),
+                    forwarding: session.remote_control_plane_independent,
+                    ago: since(session.since_ms),
+                });
             }
             self.sessions.insert(address, session);
         }
@@ -121,6 +168,11 @@ impl Bfd {
         })
     }
 
+    /// Whether somebody tells us how the sessions are.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connected && !self.wanted.borrow().sessions.is_empty()
+    }
+
     /// What a person should know: a stable word and a sentence.
     pub(crate) fn problems(&self) -> Vec<(&'static str, String)> {
         let wanted = self.wanted.borrow().sessions.len();
@@ -136,6 +188,12 @@ impl Bfd {
             .map(|(address, it)| ("BfdSession", format!("BFD with {address}: {}", it.problem)))
             .collect()
     }
+}
+
+/// How long ago it was so many milliseconds since the Unix epoch.
+fn since(at_ms: i64) -> Duration {
+    let at = UNIX_EPOCH + Duration::from_millis(at_ms.max(0).unsigned_abs());
+    at.elapsed().unwrap_or_default()
 }
 
 /// Why there is no stream.
@@ -157,6 +215,7 @@ async fn run(
     events: mpsc::Sender<BfdEvent>,
 ) {
     let mut told = String::new();
+    let mut pause = PAUSE;
     loop {
         if wanted.wait_for(|it| !it.sessions.is_empty()).await.is_err() {
             return; // the loop has ended
@@ -164,15 +223,20 @@ async fn run(
         let begun = Instant::now();
         let Err(error) = stream(&socket, wanted.clone(), &events).await;
         let text = error.to_string();
-        if text != told || begun.elapsed() > PAUSE {
+        let lasted = begun.elapsed() > LONGEST_PAUSE;
+        if text != told || lasted {
             tracing::warn!(%error, "no BFD; peers go on by their hold timers");
             told.clone_from(&text);
+        }
+        if lasted {
+            pause = PAUSE;
         }
         if matches!(error, StreamError::NoLoop) || events.send(BfdEvent::Away(text)).await.is_err()
         {
             return;
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(pause).await;
+        pause = LONGEST_PAUSE.min(2 * pause);
     }
 }
 
@@ -230,6 +294,7 @@ mod tests {
             multiplier: 3,
             admin_down: false,
             authentication: None,
+            echo_millis: None,
         }
     }
 
@@ -249,6 +314,7 @@ mod tests {
         Bfd {
             wanted: watch::channel(pb::DesiredSessions::default()).0,
             sessions: BTreeMap::new(),
+            connected: false,
             away: None,
         }
     }
@@ -266,8 +332,12 @@ mod tests {
             assert_eq!(bfd.on_event(event(whole, state, false)), []);
         }
         let failed = bfd.on_event(event(false, "Down", true));
-        let address = "192.0.2.1".parse().unwrap();
-        assert_eq!(failed, [(address, "BFD: silence".to_owned())]);
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        assert_eq!(failed.len(), 1);
+        assert_eq!(
+            (failed[0].peer, failed[0].reason.as_str()),
+            (address, "BFD: silence")
+        );
     }
 
     #[test]

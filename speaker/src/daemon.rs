@@ -45,7 +45,7 @@ use plan::NodeConfig;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, sleep_until};
 
-use crate::bfd::{Bfd, BfdEvent};
+use crate::bfd::{Bfd, BfdEvent, Failure};
 use crate::desired::{self, Desired, Offer, Source};
 use crate::fib::{FibEvent, FibProblem};
 use crate::keys::KeyRing;
@@ -193,6 +193,9 @@ impl Daemon {
                 departure = &mut stop => break departure,
             }
         };
+        if departure == Departure::Leaving {
+            self.bfd.leave(&mut bfd_events).await;
+        }
         self.depart(departure).await;
     }
 
@@ -344,9 +347,14 @@ impl Daemon {
 
     /// A path that is down takes its session down at once. RFC 5882.
     fn on_bfd(&mut self, event: BfdEvent) {
-        for (peer, reason) in self.bfd.on_event(event) {
-            tracing::warn!(%peer, reason, "the path is down");
-            self.engine.path_down(now(), peer, &reason);
+        for failure in self.bfd.on_event(event) {
+            let Failure { peer, reason, .. } = &failure;
+            self.engine.path_down(now(), *peer, reason);
+            if failure.forwarding {
+                self.engine.forwarding_down(now(), *peer);
+            }
+            let after_millis = failure.ago.as_millis();
+            tracing::warn!(%peer, reason, after_millis, "the path is down");
         }
         self.reporter.changed();
     }

@@ -18,9 +18,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family as MetricFamily;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use proto::bfd::v1::Session;
 use tokio::net::TcpListener;
 
-use crate::daemon::{Asker, ESTABLISHED, Stopping, now};
+use crate::daemon::{Asker, ESTABLISHED, Stopping};
 use crate::fib::FibSummary;
 
 /// What every name begins with.
@@ -68,6 +69,9 @@ async fn scrape(State(asker): State<Asker>) -> Response {
 struct Reading {
     engine: EngineStatus,
     peers: Vec<PeerStatus>,
+    /// Of the peers that have one, by their names.
+    bfd: Vec<(String, Session)>,
+    bfd_connected: bool,
     version: u64,
     refused: bool,
     connected: bool,
@@ -80,9 +84,16 @@ struct Reading {
 
 async fn read(asker: &Asker) -> Result<Reading, Stopping> {
     let ask = asker.ask(|daemon| {
+        let (mut peers, mut bfd) = (Vec::new(), Vec::new());
+        for (peer, session, _) in daemon.peers() {
+            bfd.extend(session.map(|session| (peer.name.clone(), session)));
+            peers.push(peer);
+        }
         let reading = Reading {
             engine: daemon.engine.status(),
-            peers: daemon.engine.peers(now()),
+            peers,
+            bfd,
+            bfd_connected: daemon.bfd.is_connected(),
             version: daemon.version(),
             refused: daemon.desired.refused.is_some(),
             connected: daemon.desired.connected,
@@ -108,6 +119,7 @@ fn render(reading: &Reading) -> String {
     sessions(&mut registry, &reading.peers);
     prefixes(&mut registry, &reading.peers);
     limits(&mut registry, &reading.peers);
+    bfd(&mut registry, reading);
     let mut text = String::new();
     if encode(&mut text, &registry).is_err() {
         // Writing to a String does not fail; half an answer would be worse than none.
@@ -325,6 +337,95 @@ fn limits(registry: &mut Registry, peers: &[PeerStatus]) {
     );
 }
 
+/// BFD sessions, by peer.
+fn bfd(registry: &mut Registry, reading: &Reading) {
+    let sessions = &reading.bfd;
+    let each = |value: fn(&Session) -> u64| {
+        let rows = sessions.iter();
+        rows.map(move |(peer, it)| (vec![("peer", peer.clone())], value(it)))
+    };
+    gauge(
+        registry,
+        "bfd_connected",
+        "1 while routeshare-bfd tells how its sessions are",
+        [(vec![], u64::from(reading.bfd_connected))],
+    );
+    let states = ["Up", "Init", "Down", "AdminDown", ""];
+    gauge(
+        registry,
+        "bfd_sessions",
+        "BFD sessions by state",
+        states.map(|state| {
+            let count = sessions.iter().filter(|(_, it)| it.state == state).count();
+            let name = if state.is_empty() { "unknown" } else { state };
+            (vec![("state", name.to_owned())], count as u64)
+        }),
+    );
+    gauge(
+        registry,
+        "bfd_up",
+        "1 while the BFD session is Up",
+        each(|it| u64::from(it.state == "Up")),
+    );
+    counter(
+        registry,
+        "bfd_ups",
+        "Times the BFD session came Up",
+        each(|it| it.ups),
+    );
+    counter(
+        registry,
+        "bfd_downs",
+        "Times the BFD session left Up, whatever the reason",
+        each(|it| it.downs),
+    );
+    counter(
+        registry,
+        "bfd_packets",
+        "BFD Control packets by direction",
+        directed(sessions, |it| {
+            [
+                ("sent", it.sent),
+                ("received", it.received),
+                ("refused", it.discarded),
+            ]
+        }),
+    );
+    counter(
+        registry,
+        "bfd_late_packets",
+        "BFD Control packets sent late, and those received after half the detection time",
+        directed(sessions, |it| {
+            [("sent", it.late_sent), ("received", it.late_received)]
+        }),
+    );
+    gauge(
+        registry,
+        "bfd_detection_microseconds",
+        "How long silence may last",
+        each(|it| it.detection_micros),
+    );
+    gauge(
+        registry,
+        "bfd_longest_silence_microseconds",
+        "The longest silence since the detection time was agreed on",
+        each(|it| it.longest_silence_micros),
+    );
+}
+
+/// Some counts of each session, with a direction each.
+fn directed<const N: usize>(
+    sessions: &[(String, Session)],
+    counts: fn(&Session) -> [(&'static str, u64); N],
+) -> impl Iterator<Item = (Labels, u64)> {
+    sessions.iter().flat_map(move |(peer, it)| {
+        counts(it).map(|(direction, count)| {
+            let direction = ("direction", direction.to_owned());
+            (vec![("peer", peer.clone()), direction], count)
+        })
+    })
+}
+
 /// Names and values; the library escapes them.
 type Labels = Vec<(&'static str, String)>;
 
@@ -429,7 +530,15 @@ mod tests {
             over_limit: false,
             graceful_restart: None,
         };
+        let session = Session {
+            state: "Up".into(),
+            ups: 2,
+            late_received: 3,
+            detection_micros: 900_000,
+            ..Session::default()
+        };
         let mut reading = Reading {
+            bfd: vec![(peer.name.clone(), session)],
             peers: vec![peer],
             ..Reading::default()
         };
@@ -450,6 +559,10 @@ mod tests {
             "faults_total{peer=\"tor\",fault=\"martian\"} 2",
             "session_established{peer=\"tor\"} 1",
             "kernel_routes{state=\"installed\"} 3",
+            "bfd_sessions{state=\"Up\"} 1",
+            "bfd_ups_total{peer=\"tor\"} 2",
+            "bfd_late_packets_total{peer=\"tor\",direction=\"received\"} 3",
+            "bfd_detection_microseconds{peer=\"tor\"} 900000",
             "kernel_routes{state=\"pending\"} 1",
         ] {
             assert!(

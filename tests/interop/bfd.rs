@@ -1,6 +1,7 @@
 //! `routeshare-bfd` against itself, FRR's bfdd and BIRD, over real sockets.
 
 mod client;
+mod echo;
 mod restart;
 mod with_bgp;
 

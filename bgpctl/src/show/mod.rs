@@ -1,5 +1,6 @@
 //! `bgpctl show …`: one file for each kind of thing.
 
+mod bfd;
 mod config;
 mod nodes;
 mod peers;
@@ -35,6 +36,7 @@ pub(crate) async fn run(
             0
         }
         Show::Peers(arguments) => peers::show(arguments, connector, *output).await?,
+        Show::Bfd(arguments) => bfd::show(arguments, connector, *output).await?,
         Show::Routes(arguments) => routes::show(arguments, connector, *output).await?,
         Show::Config => config::show(connector, *output).await?,
         Show::Status => status::show(connector, *output).await?,

@@ -60,6 +60,26 @@ pub(crate) struct Peer {
     bfd: Option<Bfd>,
 }
 
+/// A peer as `show bfd` has it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct WatchedPeer {
+    peer: String,
+    address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bfd: Option<Bfd>,
+}
+
+impl From<&proto::speaker::v1::Peer> for WatchedPeer {
+    fn from(peer: &proto::speaker::v1::Peer) -> WatchedPeer {
+        WatchedPeer {
+            peer: peer.name.clone(),
+            address: peer.address.clone(),
+            bfd: peer.bfd.as_ref().map(Bfd::from),
+        }
+    }
+}
+
 /// A BFD session. The state is left away while nothing is known of it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -76,7 +96,30 @@ struct Bfd {
     tx_interval_micros: u64,
     detection_micros: u64,
     remote_control_plane_independent: bool,
+    discriminator: u32,
+    remote_discriminator: u32,
     ups: u64,
+    downs: u64,
+    sent: u64,
+    received: u64,
+    refused: u64,
+    late_sent: u64,
+    late_received: u64,
+    longest_silence_micros: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    echo: Option<Echo>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Text,
+}
+
+/// The Echo function of a BFD session.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Echo {
+    interval_micros: u64,
+    sent: u64,
+    returned: u64,
+    relied_on: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Text,
 }
@@ -92,7 +135,23 @@ impl From<&proto::bfd::v1::Session> for Bfd {
             tx_interval_micros: it.tx_interval_micros,
             detection_micros: it.detection_micros,
             remote_control_plane_independent: it.remote_control_plane_independent,
+            discriminator: it.discriminator,
+            remote_discriminator: it.remote_discriminator,
             ups: it.ups,
+            downs: it.downs,
+            sent: it.sent,
+            received: it.received,
+            refused: it.discarded,
+            late_sent: it.late_sent,
+            late_received: it.late_received,
+            longest_silence_micros: it.longest_silence_micros,
+            echo: it.echo.as_ref().map(|it| Echo {
+                interval_micros: it.interval_micros,
+                sent: it.sent,
+                returned: it.returned,
+                relied_on: it.relied_on,
+                problem: some(&it.problem),
+            }),
             problem: some(&it.problem),
         }
     }

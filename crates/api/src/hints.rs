@@ -44,7 +44,11 @@ const LATER: &[(&str, &str, &str)] = &[
         "discover",
         "finding peers is not available yet; use address or addressFrom",
     ),
-    ("BfdSpec", "echo", "the echo function is not available yet"),
+    (
+        "BfdSpec",
+        "echo",
+        "the Echo function is asked for by echoMillis, such as `echoMillis: 50`",
+    ),
     (
         "PeerSpec",
         "passwordSecret",

@@ -159,6 +159,10 @@ pub struct BfdSpec {
     /// Packets are authenticated; they are not when not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authentication: Option<BfdAuthentication>,
+    /// The Echo function: packets this often that the other side forwards back to us, and the other
+    /// side may send as many; off when not given. Not over several hops.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub echo_millis: Option<Number<u16, 10, 60_000>>,
 }
 
 /// How BFD packets are authenticated. RFC 5880 §6.7.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::auth::{AuthFault, Key};
 use crate::due::Due;
+use crate::echo::{EchoKey, EchoStatus, EchoWire};
 use crate::memory::Memory;
 use crate::packet::{Diagnostic, Malformed, Packet, State, Wire};
 use crate::session::{Counts, Session, splitmix};
@@ -53,6 +54,11 @@ pub struct SessionConfig {
     pub admin_down: bool,
     /// With which packets are authenticated; `None`: they are not.
     pub key: Option<Key>,
+    /// How often we would send Echo packets; `None`: we send none. They are sent while the session is
+    /// Up on both sides and the other side says that it loops them; never over several hops.
+    pub echo_tx: Option<Duration>,
+    /// How often the other side may send Echo packets that this host loops; `None`: it loops none.
+    pub echo_rx: Option<Duration>,
 }
 
 impl SessionConfig {
@@ -62,6 +68,21 @@ impl SessionConfig {
 
     pub(crate) fn min_rx_micros(&self) -> u32 {
         clamp(self.min_rx)
+    }
+
+    /// 0: none.
+    pub(crate) fn echo_tx_micros(&self) -> u32 {
+        self.echo(self.echo_tx)
+    }
+
+    pub(crate) fn echo_rx_micros(&self) -> u32 {
+        self.echo(self.echo_rx)
+    }
+
+    /// RFC 5883 §3: not over several hops.
+    fn echo(&self, interval: Option<Duration>) -> u32 {
+        let interval = interval.filter(|_| self.key_of.hops == Hops::Single);
+        interval.map_or(0, clamp)
     }
 }
 
@@ -112,6 +133,13 @@ pub enum Output {
         /// The UDP payload.
         packet: Wire,
     },
+    /// Send this now as an Echo packet: to our own address, by way of the other side.
+    Echo {
+        /// For which session.
+        session: SessionId,
+        /// The UDP payload.
+        packet: EchoWire,
+    },
     /// A session's state is another.
     Changed(Change),
     /// What [`Engine::memory`] says of this session is to be written down, for the next process.
@@ -134,6 +162,9 @@ pub struct Change {
     pub diagnostic: Diagnostic,
     /// The state the other side is in, as far as we know.
     pub remote_state: State,
+    /// The C bit of what the other side said last before: its BFD does not share the fate of its
+    /// control plane. RFC 5882 §4.3.
+    pub remote_independent: bool,
 }
 
 impl Change {
@@ -162,6 +193,9 @@ pub enum Discard {
     /// The authentication is wrong.
     #[error("{0}")]
     Auth(AuthFault),
+    /// An Echo packet that is none of ours, or comes a second time.
+    #[error("an Echo packet that is not awaited")]
+    Echo,
     /// The session is held in AdminDown.
     #[error("the session is administratively down")]
     AdminDown,
@@ -198,6 +232,8 @@ pub struct Status {
     pub counts: Counts,
     /// Why a packet was last refused.
     pub last_discard: Option<Discard>,
+    /// The Echo function; `None`: it is not wanted.
+    pub echo: Option<EchoStatus>,
 }
 
 /// All sessions of one system.
@@ -217,6 +253,7 @@ pub struct Engine {
     memories: HashMap<SessionKey, Memory>,
     outputs: VecDeque<Output>,
     control_plane_independent: bool,
+    echo_key: EchoKey,
     random: u64,
 }
 
@@ -225,7 +262,9 @@ impl Engine {
     /// unpredictable; `control_plane_independent` is what the C bit says: whether sessions go on
     /// when the one that wants them stops.
     pub fn new(seed: u64, control_plane_independent: bool) -> Engine {
+        let mut random = seed;
         Engine {
+            echo_key: EchoKey::new(splitmix(&mut random)),
             slots: Vec::new(),
             free: Vec::new(),
             by_key: HashMap::new(),
@@ -236,7 +275,7 @@ impl Engine {
             memories: HashMap::new(),
             outputs: VecDeque::new(),
             control_plane_independent,
-            random: seed,
+            random,
         }
     }
 
@@ -305,6 +344,25 @@ impl Engine {
         result
     }
 
+    /// A packet arrived that may be one of our Echo packets, looped by the other side.
+    ///
+    /// # Errors
+    ///
+    /// [`Discard`] when it is none, or comes a second time or much too late.
+    pub fn handle_echo(&mut self, now: Instant, bytes: &[u8]) -> Result<(), Discard> {
+        let (name, number) = self.echo_key.read(bytes).ok_or(Discard::Echo)?;
+        let slot = self.by_discriminator.get(&name).copied();
+        let mut result = Err(Discard::NoSession);
+        if let Some(slot) = slot {
+            self.with(slot, |session| {
+                let mult = session.config.detect_mult;
+                let fresh = session.echo.came_back(now, number, mult);
+                result = fresh.then_some(()).ok_or(Discard::Echo);
+            });
+        }
+        result
+    }
+
     fn find(&self, datagram: &Datagram<'_>, packet: &Packet) -> Result<u32, Discard> {
         let key = SessionKey {
             remote: datagram.remote,
@@ -356,6 +414,11 @@ impl Engine {
                     let session = SessionId(slot);
                     self.touch(slot);
                     return Some(Output::Send { session, packet });
+                }
+                if let Some(number) = session.echo.transmit() {
+                    let packet = self.echo_key.write(session.discriminator, number);
+                    let session = SessionId(slot);
+                    return Some(Output::Echo { session, packet });
                 }
                 session.queued = false;
             }
@@ -455,6 +518,7 @@ impl Engine {
             return;
         };
         let from = session.state;
+        let remote_independent = session.remote.control_plane_independent;
         work(session);
         self.due.set(slot, session.deadline());
         if !session.touched {
@@ -472,6 +536,7 @@ impl Engine {
                 to: session.state,
                 diagnostic: session.diagnostic,
                 remote_state: session.remote.state,
+                remote_independent,
             }));
         }
     }
@@ -493,5 +558,6 @@ fn status(slot: u32, it: &Session) -> Option<Status> {
         detection_time: it.detection_time(),
         counts: it.counts,
         last_discard: it.last_discard,
+        echo: (it.config.echo_tx_micros() > 0).then(|| it.echo.status(it.remote.min_echo_rx > 0)),
     })
 }

@@ -10,6 +10,7 @@
 //! - [`packet`]: the Control packet's wire form;
 //! - [`auth`]: keyed SHA-1;
 //! - [`memory`]: what the next process needs to go on with a session;
+//! - [`echo`]: the Echo function;
 //! - `due`: deadlines, ordered without allocation.
 //!
 //! | RFC | what of it |
@@ -22,7 +23,7 @@
 //! | 5880 §6.8.16 | a session that is taken away says so (AdminDown) for a while |
 //! | 5881 | single hop: received TTL must be 255 |
 //! | 5883 | multihop: told apart from single hop by its port |
-//! | 5880 §6.4 | the Echo function is not there: Required Min Echo RX Interval is 0 |
+//! | 5880 §6.4, §6.8.5, §6.8.8, §6.8.9 | the Echo function, relied on only once packets have come back; Control packets go on at their pace beside it (§6.8.3 would have them slowed down) |
 //!
 //! Once a session is configured, neither its packets nor its timers allocate memory.
 
@@ -31,12 +32,14 @@
 
 pub mod auth;
 mod due;
+pub mod echo;
 pub mod engine;
 pub mod memory;
 pub mod packet;
 mod session;
 
 pub use auth::{AuthKind, Key};
+pub use echo::{EchoStatus, EchoWire};
 pub use engine::{
     Change, Datagram, Discard, Engine, Hops, Output, SessionConfig, SessionId, SessionKey, Status,
 };

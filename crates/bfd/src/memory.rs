@@ -69,7 +69,12 @@ impl Memory {
         let remote = &self.remote;
         to.put([remote.state as u8, remote.diagnostic.0, remote.detect_mult]);
         to.put([remote.demand, remote.control_plane_independent].map(u8::from));
-        for word in [remote.discriminator, remote.min_tx, remote.min_rx] {
+        for word in [
+            remote.discriminator,
+            remote.min_tx,
+            remote.min_rx,
+            remote.min_echo_rx,
+        ] {
             to.put(word.to_be_bytes());
         }
         to.put([self.detect_mult, self.polling.into()]);
@@ -94,6 +99,9 @@ impl Memory {
             counts.discarded,
             counts.ups,
             counts.downs,
+            counts.late_received,
+            counts.late_sent,
+            counts.longest_silence,
         ] {
             to.put(count.to_be_bytes());
         }
@@ -125,6 +133,7 @@ impl Memory {
             discriminator: from.word()?,
             min_tx: from.word()?,
             min_rx: from.word()?,
+            min_echo_rx: from.word()?,
         };
         let (detect_mult, polling) = (from.octet()?, from.flag()?);
         let (desired_min_tx, required_min_rx) = (from.word()?, from.word()?);
@@ -142,6 +151,9 @@ impl Memory {
             discarded: from.long()?,
             ups: from.long()?,
             downs: from.long()?,
+            late_received: from.long()?,
+            late_sent: from.long()?,
+            longest_silence: from.long()?,
         };
         Some(Memory {
             key,
@@ -257,6 +269,7 @@ mod tests {
                     state: State::Init,
                     min_tx: 5,
                     min_rx: 6,
+                    min_echo_rx: 24,
                     detect_mult: 7,
                     demand: true,
                     control_plane_independent: false,
@@ -278,6 +291,9 @@ mod tests {
                     discarded: 19,
                     ups: 20,
                     downs: u64::MAX,
+                    late_received: 21,
+                    late_sent: 22,
+                    longest_silence: 23,
                 },
             };
             let bytes = memory.encode(nanos);

@@ -56,6 +56,8 @@ impl Diagnostic {
     pub const NONE: Diagnostic = Diagnostic(0);
     /// Control Detection Time Expired.
     pub const DETECTION_TIME_EXPIRED: Diagnostic = Diagnostic(1);
+    /// Echo Function Failed.
+    pub const ECHO_FAILED: Diagnostic = Diagnostic(2);
     /// Neighbor Signaled Session Down.
     pub const NEIGHBOR_SIGNALED_DOWN: Diagnostic = Diagnostic(3);
     /// Administratively Down.

@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::echo::Echo;
 use crate::engine::{Discard, SessionConfig};
 use crate::memory::Memory;
 use crate::packet::{AuthSection, Diagnostic, Packet, State, Wire};
@@ -27,6 +28,13 @@ pub struct Counts {
     pub ups: u64,
     /// How often it left Up, whatever the reason.
     pub downs: u64,
+    /// Received while Up after more than half of the detection time: the path, the other side or this
+    /// host is near to a false alarm.
+    pub late_received: u64,
+    /// Sent more than a quarter of the interval after they were due: this host is busy.
+    pub late_sent: u64,
+    /// The longest silence since the present detection time was agreed on, in microseconds.
+    pub longest_silence: u64,
 }
 
 /// What the other side said last.
@@ -43,6 +51,8 @@ pub(crate) struct Remote {
     pub(crate) detect_mult: u8,
     /// bfd.RemoteDemandMode.
     pub(crate) demand: bool,
+    /// How often it loops Echo packets back at most, microseconds; 0: not at all.
+    pub(crate) min_echo_rx: u32,
     /// Its C bit.
     pub(crate) control_plane_independent: bool,
     /// Its diagnostic.
@@ -58,6 +68,7 @@ impl Remote {
         min_rx: 1,
         detect_mult: 1,
         demand: false,
+        min_echo_rx: 0,
         control_plane_independent: false,
         diagnostic: Diagnostic::NONE,
     };
@@ -106,7 +117,10 @@ pub(crate) struct Session {
     last_tx: Instant,
     next_tx: Option<Instant>,
     last_rx: Option<Instant>,
+    /// The detection time when it was heard last.
+    judged_by: Duration,
     detect_at: Option<Instant>,
+    pub(crate) echo: Echo,
     /// A packet is to be sent now; an answer to a P is.
     send_due: bool,
     final_due: bool,
@@ -147,7 +161,9 @@ impl Session {
             last_tx: now,
             next_tx: None,
             last_rx: None,
+            judged_by: Duration::ZERO,
             detect_at: None,
+            echo: Echo::default(),
             send_due: true,
             final_due: false,
             sent_sequence: seed as u32,
@@ -270,6 +286,7 @@ impl Session {
             min_rx: packet.required_min_rx,
             detect_mult: packet.detect_mult,
             demand: packet.demand,
+            min_echo_rx: packet.required_min_echo_rx,
             control_plane_independent: packet.control_plane_independent,
             diagnostic: packet.diagnostic,
         };
@@ -296,10 +313,28 @@ impl Session {
         }
         self.final_due |= packet.poll;
         self.counts.received += 1;
+        self.note_silence(now);
         self.last_rx = Some(now);
         self.detect_at = Some(now + self.detection_time());
         self.pace(now);
         Ok(())
+    }
+
+    /// How near it was to the detection time, before `last_rx` moves on.
+    fn note_silence(&mut self, now: Instant) {
+        let detection = self.detection_time();
+        let last = self.last_rx.filter(|_| self.state == State::Up);
+        let same = std::mem::replace(&mut self.judged_by, detection) == detection;
+        let Some(last) = last.filter(|_| same) else {
+            self.counts.longest_silence = 0; // it was sent to at another pace
+            return;
+        };
+        let silence = now.saturating_duration_since(last);
+        if 2 * silence > detection {
+            self.counts.late_received += 1;
+        }
+        let silence = u64::try_from(silence.as_micros()).unwrap_or(u64::MAX);
+        self.counts.longest_silence = self.counts.longest_silence.max(silence);
     }
 
     /// RFC 5880 §6.7.
@@ -337,7 +372,19 @@ impl Session {
             }
             self.pace(now);
         }
-        if self.next_tx.is_some_and(|at| at <= now) {
+        if self.echo.has_failed(now) {
+            self.enter(now, State::Down, Diagnostic::ECHO_FAILED); // §6.8.5
+            self.pace(now);
+        }
+        let random = splitmix(&mut self.random);
+        let mult = self.config.detect_mult;
+        let jittered = |interval| jittered(interval, mult, random);
+        self.echo.handle_timeout(now, jittered);
+        if let Some(due) = self.next_tx.filter(|at| *at <= now) {
+            let patience = self.interval.map_or(0, |interval| interval / 4);
+            if now.saturating_duration_since(due) > micros(patience.into()) {
+                self.counts.late_sent += 1;
+            }
             self.send_due = true;
             self.sent_at(now);
         }
@@ -345,13 +392,14 @@ impl Session {
 
     /// When [`Self::handle_timeout`] is to be called next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let deadlines = [self.next_tx, self.detect_at, self.leaves_at];
+        let echo = self.echo.deadline();
+        let deadlines = [self.next_tx, self.detect_at, self.leaves_at, echo];
         deadlines.into_iter().flatten().min()
     }
 
     /// Whether [`Self::transmit`] has something.
     pub(crate) fn wants_to_send(&self) -> bool {
-        self.send_due || self.final_due
+        self.send_due || self.final_due || self.echo.due
     }
 
     /// The next packet to be sent now.
@@ -373,7 +421,7 @@ impl Session {
             your_discriminator: self.remote.discriminator,
             desired_min_tx: self.desired_min_tx,
             required_min_rx: self.required_min_rx,
-            required_min_echo_rx: 0,
+            required_min_echo_rx: self.config.echo_rx_micros(),
         };
         self.counts.sent += 1;
         let Some(key) = &self.config.key else {
@@ -459,6 +507,9 @@ impl Session {
     fn pace(&mut self, now: Instant) {
         let both_up = self.state == State::Up && self.remote.state == State::Up;
         let demanded = self.remote.demand && both_up && self.poll == Poll::Idle;
+        let echo = self.config.echo_tx_micros().max(self.remote.min_echo_rx);
+        let echoed = both_up && self.config.echo_tx_micros() > 0 && self.remote.min_echo_rx > 0;
+        self.echo.pace(now, echoed.then_some(echo));
         let silent = self.remote.min_rx == 0 || demanded;
         let interval = (!silent).then_some(self.tx_in_use.max(self.remote.min_rx));
         if interval == self.interval {
@@ -472,17 +523,19 @@ impl Session {
     /// A periodic packet goes out at `at`: when does the next one?
     fn sent_at(&mut self, at: Instant) {
         self.last_tx = at;
-        self.next_tx = self.interval.map(|interval| at + self.jittered(interval));
+        let random = splitmix(&mut self.random);
+        let mult = self.config.detect_mult;
+        let jittered = |interval| at + jittered(interval, mult, random);
+        self.next_tx = self.interval.map(jittered);
     }
+}
 
-    /// 75 to 100 percent, so that sessions do not fall into step; 75 to 90 where a single packet
-    /// late would be one too many. RFC 5880 §6.8.7.
-    fn jittered(&mut self, interval: u32) -> Duration {
-        let span = if self.config.detect_mult == 1 { 15 } else { 25 };
-        let interval = u64::from(interval);
-        let random = splitmix(&mut self.random) % (interval * span / 100 + 1);
-        micros(interval * 3 / 4 + random)
-    }
+/// 75 to 100 percent, so that sessions do not fall into step; 75 to 90 where a single packet late would
+/// be one too many. RFC 5880 §6.8.7.
+fn jittered(interval: u32, detect_mult: u8, random: u64) -> Duration {
+    let span = if detect_mult == 1 { 15 } else { 25 };
+    let interval = u64::from(interval);
+    micros(interval * 3 / 4 + random % (interval * span / 100 + 1))
 }
 
 fn micros(count: u64) -> Duration {

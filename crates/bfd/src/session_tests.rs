@@ -19,6 +19,8 @@ fn config() -> SessionConfig {
         detect_mult: 3,
         admin_down: false,
         key: None,
+        echo_tx: None,
+        echo_rx: None,
     }
 }
 
@@ -360,11 +362,10 @@ fn who_wants_no_packets_gets_none() {
 
 #[test]
 fn jitter_takes_0_to_25_percent_and_10_at_least_where_one_packet_counts() {
-    let now = Instant::now();
+    let mut random = 1;
     for (detect_mult, least, most) in [(3, 225, 300), (1, 225, 270)] {
-        let mut session = up(now);
-        session.config.detect_mult = detect_mult;
-        let between: Vec<_> = (0..2000).map(|_| session.jittered(300_000)).collect();
+        let mut next = || jittered(300_000, detect_mult, splitmix(&mut random));
+        let between: Vec<_> = (0..2000).map(|_| next()).collect();
         let (min, max) = (between.iter().min().unwrap(), between.iter().max().unwrap());
         assert!(*min >= least * MS && *max <= most * MS, "{min:?} {max:?}");
         assert!(
@@ -407,4 +408,32 @@ fn authentication_is_all_or_nothing_and_a_silent_side_may_begin_its_numbers_anew
     let other_life = hear(&mut session, start + 1999 * MS, 5);
     assert_eq!(other_life, Err(Discard::Auth(AuthFault::Sequence)));
     assert_eq!(hear(&mut session, start + 2001 * MS, 5), Ok(()));
+}
+
+#[test]
+fn packets_near_an_alarm_and_own_ones_sent_late_are_counted() {
+    let now = Instant::now();
+    let mut session = up(now);
+    // 5 × 200 ms, the slower of the two sides.
+    assert_eq!(session.detection_time(), 1000 * MS);
+    hears(&mut session, now + 150 * MS, says(Up));
+    hears(&mut session, now + 700 * MS, says(Up));
+    let counts = session.counts;
+    assert_eq!((counts.late_received, counts.longest_silence), (1, 550_000));
+    // At another pace the old silence says nothing.
+    let slower = Packet {
+        desired_min_tx: 400_000,
+        ..says(Up)
+    };
+    hears(&mut session, now + 900 * MS, slower);
+    hears(&mut session, now + 1300 * MS, slower);
+    assert_eq!(session.counts.longest_silence, 400_000);
+    assert_eq!(session.counts.late_received, 1);
+
+    let due = session.next_tx.unwrap();
+    session.handle_timeout(due + 75 * MS);
+    assert_eq!(session.counts.late_sent, 0, "a quarter of 300 ms");
+    let due = session.next_tx.unwrap();
+    session.handle_timeout(due + 76 * MS);
+    assert_eq!(session.counts.late_sent, 1);
 }

@@ -8,7 +8,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bfd::{AuthKind, Datagram, Engine, Hops, Key, Output, SessionConfig, SessionKey, State, Wire};
+use bfd::{
+    AuthKind, Datagram, EchoWire, Engine, Hops, Key, Output, SessionConfig, SessionKey, State, Wire,
+};
 
 struct Counting;
 
@@ -37,8 +39,12 @@ fn address(side: u32, session: u32) -> IpAddr {
     Ipv4Addr::from(0x0a00_0000 | side << 16 | session).into()
 }
 
+/// Control packets on their way, and Echo packets.
+type Way = (Vec<(u32, Wire)>, Vec<EchoWire>);
+
 /// Moves both systems on in steps of a millisecond; packets arrive at once.
-fn run(engines: &mut [Engine; 2], now: &mut Instant, millis: u64, way: &mut Vec<(u32, Wire)>) {
+fn run(engines: &mut [Engine; 2], now: &mut Instant, millis: u64, way: &mut Way) {
+    let (way, echoes) = way;
     for _ in 0..millis {
         *now += Duration::from_millis(1);
         for side in [0, 1] {
@@ -50,8 +56,12 @@ fn run(engines: &mut [Engine; 2], now: &mut Instant, millis: u64, way: &mut Vec<
                         let memory = engines[side].memory(session).unwrap();
                         std::hint::black_box(memory.encode(|_| 0));
                     }
+                    Output::Echo { packet, .. } => echoes.push(packet),
                     _ => {}
                 }
+            }
+            for packet in echoes.drain(..) {
+                engines[side].handle_echo(*now, packet.as_bytes()).unwrap();
             }
             for (session, packet) in way.drain(..) {
                 let datagram = Datagram {
@@ -84,10 +94,12 @@ fn packets_and_timers_of_sessions_that_are_up_allocate_nothing() {
             admin_down: false,
             key: (session % 2 == 0)
                 .then(|| Key::new(AuthKind::MeticulousKeyedSha1, 1, b"key").unwrap()),
+            echo_tx: Some(Duration::from_millis(50)),
+            echo_rx: Some(Duration::from_millis(50)),
         });
         engines[side as usize].configure(now, wanted.collect());
     }
-    let mut way = Vec::with_capacity(10_000);
+    let mut way = (Vec::with_capacity(10_000), Vec::with_capacity(10_000));
     run(&mut engines, &mut now, 5_000, &mut way);
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     run(&mut engines, &mut now, 5_000, &mut way);

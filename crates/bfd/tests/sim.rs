@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use bfd::{
-    AuthKind, Change, Datagram, Diagnostic, Discard, Engine, Hops, Key, Memory, Output,
+    AuthKind, Change, Datagram, Diagnostic, Discard, EchoWire, Engine, Hops, Key, Memory, Output,
     SessionConfig, SessionId, SessionKey, State, Wire,
 };
 use proptest::prelude::*;
@@ -35,6 +35,10 @@ struct Net {
     discards: Vec<Discard>,
     /// What the next process of a side will read.
     written: [BTreeMap<SessionId, Memory>; 2],
+    /// Whether this side's forwarding plane loops Echo packets.
+    loops: [bool; 2],
+    looped: Vec<(Instant, usize, EchoWire)>,
+    echoes: [u64; 2],
 }
 
 fn address(side: usize, session: usize) -> IpAddr {
@@ -53,6 +57,8 @@ fn wanted(side: usize, count: usize, interval: Duration, detect_mult: u8) -> Vec
         detect_mult,
         admin_down: false,
         key: None,
+        echo_tx: None,
+        echo_rx: None,
     };
     (0..count).map(one).collect()
 }
@@ -75,6 +81,9 @@ impl Net {
             sent: [0; 2],
             discards: Vec::new(),
             written: Default::default(),
+            loops: [true; 2],
+            looped: Vec::new(),
+            echoes: [0; 2],
         };
         for side in [0, 1] {
             net.configure(side, wanted(side, count, interval, detect_mult));
@@ -108,7 +117,8 @@ impl Net {
     fn advance(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
-            let arrival = self.flying.iter().map(|it| it.0).min();
+            let arrivals = self.flying.iter().map(|it| it.0);
+            let arrival = arrivals.chain(self.looped.iter().map(|it| it.0)).min();
             let timers = self.engines.iter().filter_map(Engine::poll_timeout);
             let Some(next) = timers.chain(arrival).min().filter(|at| *at <= end) else {
                 break;
@@ -118,6 +128,13 @@ impl Net {
             while let Some(at) = self.flying.iter().position(|it| it.0 <= self.now) {
                 let (_, to, from, wire) = self.flying.swap_remove(at);
                 self.deliver(to, from, wire.as_bytes());
+            }
+            while let Some(at) = self.looped.iter().position(|it| it.0 <= self.now) {
+                let (_, side, wire) = self.looped.swap_remove(at);
+                if let Err(discard) = self.engines[side].handle_echo(self.now, wire.as_bytes()) {
+                    self.discards.push(discard);
+                }
+                self.drain(side);
             }
             for side in [0, 1] {
                 self.engines[side].handle_timeout(self.now);
@@ -165,6 +182,14 @@ impl Net {
                 }
                 Output::Changed(change) => {
                     self.changes.push((self.now - self.start, side, change));
+                }
+                Output::Echo { packet, .. } => {
+                    self.echoes[side] += 1;
+                    // Over the other side's forwarding plane, whatever its BFD does.
+                    if self.loops[1 - side] {
+                        let at = self.now + 2 * self.delay;
+                        self.looped.push((at, side, packet));
+                    }
                 }
                 Output::Remember { session } => {
                     match self.engines[side].memory(session) {
@@ -232,6 +257,7 @@ fn a_link_cut_silently_is_noticed_by_both_within_the_detection_time() {
     assert!(net.all(State::Down));
     for (at, _, change) in &net.changes {
         assert!(change.is_failure(), "{change:?}");
+        assert!(change.remote_independent, "as it was said last");
         assert_eq!(change.diagnostic, Diagnostic::DETECTION_TIME_EXPIRED);
         assert!(
             *at - cut_at >= 100 * MS,
@@ -295,6 +321,85 @@ fn a_system_that_starts_anew_within_the_detection_time_comes_up_again() {
     assert!(net.all(State::Up));
 }
 
+/// Side 0 sends Echo packets every 20 ms, side 1 loops them as it says.
+fn with_echo() -> Net {
+    let mut net = Net::new(0, 300 * MS, 3);
+    let [mut a, mut b] = [0, 1].map(|side| wanted(side, 2, 300 * MS, 3));
+    for session in a.iter_mut() {
+        session.echo_tx = Some(20 * MS);
+    }
+    for session in b.iter_mut() {
+        session.echo_rx = Some(10 * MS);
+    }
+    net.configure(0, a);
+    net.configure(1, b);
+    net.advance(5000 * MS);
+    assert!(net.all(State::Up));
+    net.changes.clear();
+    net
+}
+
+#[test]
+fn echo_packets_notice_a_forwarding_plane_that_stops_long_before_control_packets_could() {
+    let mut net = with_echo();
+    let status = net.engines[0].sessions().next().unwrap().echo.unwrap();
+    assert_eq!(status.interval, Some(20 * MS));
+    assert!(status.relied_on && status.returned > 100, "{status:?}");
+    assert_eq!(net.echoes[1], 0);
+    assert_eq!(net.engines[1].sessions().next().unwrap().echo, None);
+    // BFD itself is well over there, but packets are not forwarded any more.
+    net.loops[1] = false;
+    net.advance(70 * MS);
+    let failures: Vec<Change> = (net.changes.iter())
+        .filter(|(_, side, change)| *side == 0 && change.is_failure())
+        .map(|it| it.2)
+        .collect();
+    assert_eq!(failures.len(), 2, "{:?}", net.changes);
+    assert!(
+        failures
+            .iter()
+            .all(|it| it.diagnostic == Diagnostic::ECHO_FAILED)
+    );
+    net.advance(5000 * MS);
+    assert!(
+        net.all(State::Up),
+        "Control packets flow; it is not relied on any more"
+    );
+    assert!(
+        !net.engines[0]
+            .sessions()
+            .next()
+            .unwrap()
+            .echo
+            .unwrap()
+            .relied_on
+    );
+    assert_eq!(net.discards, []);
+}
+
+#[test]
+fn echo_packets_that_never_come_back_take_nothing_down_and_others_are_not_sent() {
+    let mut net = with_echo();
+    net.loops[1] = false;
+    net.advance(2000 * MS);
+    net.advance(3000 * MS);
+    assert!(net.all(State::Up));
+    net.changes.clear();
+    net.advance(60_000 * MS);
+    assert_eq!(net.changes, []);
+    let status = net.engines[0].sessions().next().unwrap().echo.unwrap();
+    assert!(status.sent > 1000 && status.returned == 0 && !status.relied_on);
+    // Over there nobody loops them any more, and says so.
+    net.configure(1, wanted(1, 2, 300 * MS, 3));
+    net.advance(1000 * MS);
+    let before = net.echoes[0];
+    net.advance(1000 * MS);
+    assert_eq!(net.echoes[0], before);
+    let status = net.engines[0].sessions().next().unwrap().echo.unwrap();
+    assert!(!status.looped && status.interval.is_none());
+    assert!(net.all(State::Up));
+}
+
 #[test]
 fn a_process_replaced_within_the_detection_time_is_missed_by_nobody() {
     for kind in [
@@ -315,6 +420,7 @@ fn a_process_replaced_within_the_detection_time_is_missed_by_nobody() {
         }
         net.advance(5000 * MS);
         net.changes.clear();
+        assert_eq!(net.engines[0].sessions().next().unwrap().counts.downs, 0);
         let names = |net: &Net| -> Vec<_> {
             let sessions = net.engines[0].sessions();
             sessions

@@ -28,11 +28,13 @@ pub(crate) fn session(
     let min_tx = said.clone().find_map(|it| it.min_tx_millis);
     let min_rx = said.clone().find_map(|it| it.min_rx_millis);
     let multiplier = said.clone().find_map(|it| it.multiplier);
+    let multihop = multihop.unwrap_or(peer.hops() > 1);
+    let echo = said.clone().find_map(|it| it.echo_millis);
     Some(BfdSession {
         peer: peer.name.clone(),
         remote: peer.address,
         local: peer.local_address,
-        multihop: multihop.unwrap_or(peer.hops() > 1),
+        multihop,
         min_tx_millis: min_tx.map_or(MILLIS, |it| it.get()),
         min_rx_millis: min_rx.map_or(MILLIS, |it| it.get()),
         multiplier: multiplier.map_or(MULTIPLIER, |it| it.get()),
@@ -42,5 +44,7 @@ pub(crate) fn session(
             key_id: it.key_id.get(),
             key_file: it.key_file.clone(),
         }),
+        // The Fabric's is for those who can.
+        echo_millis: echo.filter(|_| !multihop).map(|it| it.get()),
     })
 }

@@ -45,6 +45,8 @@ pub struct BfdSession {
     pub admin_down: bool,
     /// Absent: packets are not authenticated.
     pub authentication: Option<BfdAuthentication>,
+    /// Echo packets this often, and the other side's are looped as often; never over several hops.
+    pub echo_millis: Option<u16>,
 }
 
 /// With what BFD packets are authenticated. RFC 5880 §6.7.4.

@@ -113,6 +113,7 @@ fn config() -> NodeConfig {
                 key_id: 7,
                 key_file: "/etc/routeshare/bfd.key".into(),
             }),
+            echo_millis: None,
         }],
     }
 }

@@ -35,6 +35,7 @@ pub(crate) fn wanted(remote: &str, millis: u32) -> pb::SessionConfig {
         multiplier: 3,
         admin_down: false,
         authentication: None,
+        echo_millis: 0,
     }
 }
 

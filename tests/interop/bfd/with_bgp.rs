@@ -18,20 +18,18 @@ pub(super) const FRR_BGP: &str = "router bgp 65101\n bgp router-id 10.0.0.2\n no
 const FRR_BFD: &str =
     "bfd\n profile fast\n  receive-interval 100\n  transmit-interval 100\n exit\nexit\n";
 
+const FAST: &str =
+    "timers: {holdSeconds: 90}\nfamilies: [IPv4]\nbfd: {minTxMillis: 100, minRxMillis: 100}";
+
 pub(super) const BIRD_BGP: &str = "router id 10.0.0.2;\nprotocol device {}\n\
     protocol bfd { interface \"eth0\" { interval 100 ms; multiplier 3; }; }\n\
     protocol static { ipv4; route 10.77.0.0/24 blackhole; }\n\
     protocol bgp node {\n  local 10.0.0.2 as 65101;\n  neighbor 10.0.0.1 as 65201;\n  bfd on; error wait time 1, 2;\n  \
     ipv4 { import all; export all; };\n}\n";
 
-fn host(millis: u32) -> Host {
-    let more = match millis {
-        100 => {
-            "timers: {holdSeconds: 90}\nfamilies: [IPv4]\nbfd: {minTxMillis: 100, minRxMillis: 100}"
-        }
-        _ => "timers: {holdSeconds: 90}\nfamilies: [IPv4]\nbfd: {}",
-    };
-    let peer = Peer::new("tor", "10.0.0.2", 65101).with(more);
+fn host(bfd: &'static str) -> Host {
+    let mut peer = Peer::new("tor", "10.0.0.2", 65101);
+    peer.more = bfd;
     let mut host = Host::new("node", 65201);
     host.addresses = vec!["10.0.0.1"];
     host.subnets = vec!["10.64.1.0/24"];
@@ -39,9 +37,13 @@ fn host(millis: u32) -> Host {
     host
 }
 
-/// A speaker with BFD towards 10.0.0.2 at 100 ms × 3, or at the default of 300 ms × 3.
-pub(super) fn start<'a>(lab: &Lab, machine: &'a Namespace, millis: u32) -> (Speaker<'a>, Bfd) {
-    let speaker = host(millis).start(lab, machine);
+/// A speaker with BFD towards 10.0.0.2, as `bfd` says: lines of a Peer's `spec`.
+pub(super) fn start<'a>(
+    lab: &Lab,
+    machine: &'a Namespace,
+    bfd: &'static str,
+) -> (Speaker<'a>, Bfd) {
+    let speaker = host(bfd).start(lab, machine);
     let bfd = Bfd::beside(machine, lab.directory(), "node");
     (speaker, bfd)
 }
@@ -83,7 +85,7 @@ fn a_silent_cut_ends_the_bgp_session_with_frr_in_less_than_a_second() {
     let lab = Lab::new().unwrap();
     let (left, right) = pair(&lab);
     let frr = Frr::start_with_bfd(&right, lab.directory(), "frr", FRR_BGP, FRR_BFD).unwrap();
-    let (mut speaker, bfd) = start(&lab, &left, 100);
+    let (mut speaker, bfd) = start(&lab, &left, FAST);
     speaker.wait_for_state("tor", "Established");
     wait_for_bfd(&speaker, "Up");
     speaker.wait_for_route("10.77.0.0/24");
@@ -115,7 +117,7 @@ fn a_silent_cut_ends_the_bgp_session_with_bird_in_less_than_a_second() {
     let lab = Lab::new().unwrap();
     let (left, right) = pair(&lab);
     let _bird = Bird::start(&right, lab.directory(), "bird", BIRD_BGP).unwrap();
-    let (speaker, _bfd) = start(&lab, &left, 100);
+    let (speaker, _bfd) = start(&lab, &left, FAST);
     speaker.wait_for_state("tor", "Established");
     wait_for_bfd(&speaker, "Up");
     wait_for("what is agreed on to be shown", SOON, || {

@@ -140,7 +140,9 @@ fn bfd(output: Output, session: &proto::bfd::v1::Session, now: i64) -> String {
             session.tx_interval_micros as f64 / 1000.0,
             session.detection_micros as f64 / 1000.0
         );
-        return format!("{} for {since}, {hops}, {times}", output.paint(GOOD, "Up"));
+        let echo = session.echo.as_ref().map_or(String::new(), echo);
+        let up = output.paint(GOOD, "Up");
+        return format!("{up} for {since}, {hops}, {times}{echo}");
     }
     let reason = match (session.remote_state.as_str(), session.ups) {
         ("AdminDown", _) => ", the other side is administratively down".to_owned(),
@@ -149,6 +151,19 @@ fn bfd(output: Output, session: &proto::bfd::v1::Session, now: i64) -> String {
     };
     let state = output.paint(BAD, &session.state);
     format!("{state} for {since}, {hops}{reason}{problem}")
+}
+
+/// What the Echo function adds.
+fn echo(it: &proto::bfd::v1::Echo) -> String {
+    let every = format!(
+        "echo packets every {} ms",
+        it.interval_micros as f64 / 1000.0
+    );
+    match (it.problem.as_str(), it.relied_on) {
+        ("", true) => format!("; {every} come back"),
+        ("", false) => format!("; {every} are not relied on yet"),
+        (problem, _) => format!("; echo packets are not relied on: {problem}"),
+    }
 }
 
 fn state_in_words(output: Output, peer: &Peer, now: i64) -> String {

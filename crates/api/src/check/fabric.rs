@@ -1,6 +1,6 @@
 //! Fabric: exactly one, and what it says fits the nodes.
 
-use super::{Findings, bfd_key, long_lived_without_restart, several, timers};
+use super::{Findings, bfd_echo, bfd_key, long_lived_without_restart, several, timers};
 use crate::parse::{Item, Loaded};
 use crate::{AsnSource, FabricSpec, GracefulRestartSpec, Mistake, TimersSpec, Topology};
 
@@ -56,6 +56,7 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
         TimersSpec::default(),
         findings,
     );
+    bfd_echo(&first.document, first.spec().bfd.as_ref(), findings);
     bfd_key(&first.document, first.spec().bfd.as_ref(), findings);
     let graceful = first.spec().graceful_restart;
     long_lived_without_restart(

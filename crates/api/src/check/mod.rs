@@ -176,6 +176,20 @@ fn several<T: std::fmt::Display>(items: impl Iterator<Item = T>) -> String {
     }
 }
 
+/// Echo packets go over one hop (RFC 5883 §3).
+fn bfd_echo(document: &Document, bfd: Option<&BfdSpec>, findings: &mut Findings<'_>) {
+    if let Some(bfd) = bfd
+        && bfd.echo_millis.is_some()
+        && bfd.multihop == Some(true)
+    {
+        findings.mistake(
+            document,
+            "spec.bfd.echoMillis",
+            "not together with multihop: Echo packets go over one hop; remove one of the two",
+        );
+    }
+}
+
 /// The key's file is named in full: who reads it has another directory than whoever writes this.
 fn bfd_key(document: &Document, bfd: Option<&BfdSpec>, findings: &mut Findings<'_>) {
     if let Some(authentication) = bfd.and_then(|it| it.authentication.as_ref()) {

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use bgp::types::{Asn, Family};
 
 use super::{
-    Findings, bfd_key, holds, key_file, long_lived_without_restart, missing, selects_nodes,
-    several, timers, unusable_address,
+    Findings, bfd_echo, bfd_key, holds, key_file, long_lived_without_restart, missing,
+    selects_nodes, several, timers, unusable_address,
 };
 use crate::parse::{Document, Item, Loaded};
 use crate::{
@@ -39,6 +39,7 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
                 ),
             );
         }
+        bfd_echo(&peer.document, peer.spec().bfd.as_ref(), findings);
         bfd_key(&peer.document, peer.spec().bfd.as_ref(), findings);
         if let Some(password) = &peer.spec().password {
             key_file(

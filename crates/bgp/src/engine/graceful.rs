@@ -9,6 +9,7 @@
 //! goes. What was still to be repeated when it goes away once more goes at once, or with
 //! long-lived graceful restart when the time is up that began when it went first.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::peers::{Peer, Up};
@@ -348,6 +349,21 @@ impl Engine {
             Family::Ipv6 => self.v6.end_refresh(source),
         }
         self.outputs.push_back(Output::SessionChanged(id));
+    }
+
+    /// A peer forwards no packets any more, says somebody whose word does not depend on whether its
+    /// BGP runs (BFD with the C bit): if it is away, its routes are kept no longer. RFC 5882 §4.3.
+    ///
+    /// Of a peer that is here, [`Self::path_down`] is to be told.
+    pub fn forwarding_down(&mut self, now: Instant, address: IpAddr) {
+        self.tick(now);
+        let id = self.by_address.get(&address).copied();
+        if let Some(id) = id
+            && self.peers.get(&id).is_some_and(|peer| peer.up.is_none())
+        {
+            self.give_up_stale(id);
+            self.settle();
+        }
     }
 
     /// The routes of a peer that is away are kept no longer.

@@ -31,6 +31,7 @@ pub fn session(it: &BfdSession) -> wire::SessionConfig {
             key_id: it.key_id.into(),
             key_file: it.key_file.clone(),
         }),
+        echo_millis: it.echo_millis.unwrap_or(0).into(),
     }
 }
 
@@ -74,6 +75,14 @@ pub(super) fn from_proto(at: &str, it: pb::BfdSession) -> Result<BfdSession, Wir
                 key_id: number(&field("authentication.key_id"), it.key_id, "0 to 255")?,
                 key_file: it.key_file,
             }),
+        },
+        echo_millis: match (session.echo_millis, session.multihop) {
+            (0, _) => None,
+            (found, true) => {
+                let allowed = "0 where multihop is set";
+                return Err(wrong(field("echo_millis"), found, allowed));
+            }
+            (found, false) => Some(millis("echo_millis", found)?),
         },
     })
 }

@@ -131,6 +131,27 @@ fn routes_are_kept_as_the_end_of_the_session_and_the_peer_s_words_ask_for() {
 }
 
 #[test]
+fn routes_of_a_peer_that_is_away_go_when_it_forwards_no_more_and_those_of_one_that_is_here_stay() {
+    let mut rig = with_peer(says(true, &Family::ALL));
+    let address = rig.script("p2").address;
+    let stranger = [198, 51, 100, 1].into();
+    rig.engine.forwarding_down(rig.now, address);
+    assert_eq!(rig.status("p2").state, "Established");
+    end(&mut rig, End::Lost);
+    rig.engine.forwarding_down(rig.now, stranger);
+    rig.engine.path_down(
+        rig.now,
+        address,
+        "BFD: shares the fate of its control plane",
+    );
+    rig.run();
+    assert_eq!((rig.fib.len(), rig.status("p2").families[0].stale), (3, 3));
+    rig.engine.forwarding_down(rig.now, address);
+    rig.run();
+    assert_eq!((rig.fib.len(), rig.status("p2").families[0].stale), (0, 0));
+}
+
+#[test]
 fn a_shutdown_is_a_hard_reset_only_to_a_peer_that_would_not_understand_it_otherwise() {
     for (notification, subcode) in [
         (true, Cease::HardReset),
