@@ -47,7 +47,9 @@ const SEND_AT_ONCE: usize = 64 * 1024;
 /// How long a prefix without routes keeps its place in the tables at most: finding out whether
 /// anybody still speaks of it is done for many at once.
 const BURY_AFTER: Duration = Duration::from_secs(5);
-/// How many of them are too many to wait for that.
+/// How many of them are too many to wait for that, beside twice those that had to be kept the last
+/// time: while peers and the kernel are slow to hear of a full table's end, looking at all of it
+/// again and again would take longer than anything else.
 const BURY_AT: usize = 65_536;
 
 /// One speaker.
@@ -76,6 +78,8 @@ pub struct Engine {
     outputs: VecDeque<Output>,
     fib_told: bool,
     bury_at: Option<Instant>,
+    /// Prefixes without routes that had to be kept the last time.
+    not_buried: usize,
     /// Families in which we have gone on forwarding through our own restart.
     preserved: FamilySet,
     /// Peers to be waited for after it, until the first configuration.
@@ -107,6 +111,7 @@ impl Engine {
             outputs: VecDeque::new(),
             fib_told: false,
             bury_at: None,
+            not_buried: 0,
             preserved: FamilySet::default(),
             expected: BTreeSet::new(),
             deferred: None,
@@ -196,6 +201,7 @@ impl Engine {
             self.bury_at = None;
             self.v4.bury();
             self.v6.bury();
+            self.not_buried = self.v4.dying() + self.v6.dying();
         }
         self.settle();
     }
@@ -292,7 +298,7 @@ impl Engine {
             && let Some(now) = self.now
         {
             let at = now
-                + if dying > BURY_AT {
+                + if dying > BURY_AT + 2 * self.not_buried {
                     Duration::ZERO
                 } else {
                     BURY_AFTER

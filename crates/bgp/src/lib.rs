@@ -58,6 +58,7 @@ pub mod config;
 pub mod engine;
 pub mod message;
 mod policy;
+pub mod prefix_map;
 pub mod query;
 mod rib;
 pub mod session;

@@ -143,7 +143,7 @@ impl Filling<'_> {
             Some(prefix) => Bound::Excluded(prefix),
             None => Bound::Included(within),
         };
-        let slots = rib.table.range((from, Bound::Unbounded));
+        let slots = rib.table.range(from);
         let slots = slots.take_while(|(prefix, _)| prefix.shortened(within.len()) == within);
         if matches!(self.view, View::Best) {
             return self.add_best(rib, slots, limit);

@@ -5,10 +5,11 @@
 //! Its paths are a list in the order of their use: the best one first. Nothing here has an
 //! allocation of its own.
 
-use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::attrs::AttrId;
 use super::paged::{Paged, Slab};
+use crate::prefix_map::{PrefixMap, Radix};
 use crate::query::{Refusal, Step};
 use crate::types::{Family, Prefix, Prefix4, Prefix6};
 
@@ -16,7 +17,7 @@ use crate::types::{Family, Prefix, Prefix4, Prefix6};
 pub(crate) const NIL: u32 = u32::MAX;
 
 /// A prefix of one family, as the tables key it.
-pub(crate) trait Key: Copy + Ord + Into<Prefix> {
+pub(crate) trait Key: Radix + Into<Prefix> {
     /// Its family.
     const FAMILY: Family;
     /// All of the family.
@@ -140,7 +141,7 @@ const NO_PATH: Path = Path {
 
 /// The table.
 pub(crate) struct Table<P: Key> {
-    index: BTreeMap<P, u32>,
+    index: PrefixMap<P, u32>,
     prefixes: Paged<P>,
     pub(crate) entries: Slab<Entry>,
     pub(crate) paths: Slab<Path>,
@@ -150,7 +151,7 @@ impl<P: Key> Table<P> {
     /// An empty table.
     pub(crate) fn new() -> Table<P> {
         Table {
-            index: BTreeMap::new(),
+            index: PrefixMap::default(),
             prefixes: Paged::new(P::ALL),
             entries: Slab::new(NO_ENTRY),
             paths: Slab::new(NO_PATH),
@@ -160,16 +161,19 @@ impl<P: Key> Table<P> {
     /// The slot of a prefix, made if need be.
     pub(crate) fn enter(&mut self, prefix: P) -> u32 {
         let (entries, prefixes) = (&mut self.entries, &mut self.prefixes);
-        *self.index.entry(prefix).or_insert_with(|| {
-            let slot = entries.insert(NO_ENTRY);
-            *prefixes.slot(slot) = prefix;
-            slot
-        })
+        let slot = self.index.update(prefix, |slot| {
+            Some(slot.unwrap_or_else(|| {
+                let slot = entries.insert(NO_ENTRY);
+                *prefixes.slot(slot) = prefix;
+                slot
+            }))
+        });
+        slot.unwrap_or(NIL) // it has one
     }
 
     /// The slot of a prefix.
     pub(crate) fn find(&self, prefix: P) -> Option<u32> {
-        self.index.get(&prefix).copied()
+        self.index.get(prefix)
     }
 
     /// The prefix of a slot.
@@ -180,21 +184,16 @@ impl<P: Key> Table<P> {
     /// Forgets a prefix that has no paths.
     pub(crate) fn forget(&mut self, slot: u32) {
         debug_assert_eq!(self.entries[slot].head, NIL);
-        self.index.remove(&self.prefixes[slot]);
+        self.index.update(self.prefixes[slot], |_| None);
         self.entries.remove(slot);
         if self.index.is_empty() {
             self.prefixes = Paged::new(P::ALL);
         }
     }
 
-    /// Prefixes and their slots in order, behind `after`, or from `from` on.
-    pub(crate) fn range(
-        &self,
-        bounds: impl std::ops::RangeBounds<P>,
-    ) -> impl Iterator<Item = (P, u32)> + '_ {
-        self.index
-            .range(bounds)
-            .map(|(prefix, slot)| (*prefix, *slot))
+    /// Prefixes and their slots in order, from `from` on.
+    pub(crate) fn range(&self, from: Bound<P>) -> impl Iterator<Item = (P, u32)> + '_ {
+        self.index.range(from)
     }
 
     /// The paths of a prefix, with their numbers.
