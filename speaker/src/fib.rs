@@ -14,7 +14,7 @@
 //! | file | |
 //! |---|---|
 //! | `driver.rs` | the thread: what it has, its turn, what it hears |
-//! | `write.rs`, `subnets.rs` | changes and repairs → route messages |
+//! | `write.rs`, `leave.rs`, `subnets.rs` | changes and repairs → route messages |
 //! | `down.rs` | next hops out of groups at once, before any route changes |
 //! | `follow.rs`, `../nexthops.rs` | how each next hop is reached, and nexthop objects after it |
 //! | `relist.rs` | what the kernel has: adopted, compared, swept |
@@ -29,6 +29,7 @@ mod driver;
 mod follow;
 mod foreign;
 mod groups;
+mod leave;
 mod plan;
 mod queue;
 mod relist;
@@ -126,7 +127,7 @@ pub(crate) struct KernelState {
 pub(crate) struct FibSummary {
     /// Routes that stand in the kernel as wanted.
     pub(crate) installed: u64,
-    /// Routes that wait for a next hop, or for their turn.
+    /// Routes that wait for a next hop, or for their turn to be written or removed.
     pub(crate) pending: u64,
     /// Routes that the kernel does not take, or whose place a foreign route holds.
     pub(crate) refused: u64,

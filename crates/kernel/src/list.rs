@@ -48,13 +48,14 @@ pub enum Progress {
     Done,
 }
 
-/// A list of the routes of a table that is read piece by piece, so that other work is not held up.
+/// A list of the routes of a table, or of all tables, that is read piece by piece, so that other
+/// work is not held up.
 ///
 /// Changes made meanwhile may or may not be in it.
 #[derive(Debug)]
 pub struct RouteList {
     listing: Listing,
-    table: u32,
+    table: Option<u32>,
     family: i32,
 }
 
@@ -66,10 +67,21 @@ impl RouteList {
     ///
     /// Those of the socket.
     pub fn start(netlink: &mut Netlink, table: u32) -> Result<RouteList, NetlinkError> {
+        RouteList::begin(netlink, Some(table))
+    }
+
+    /// [`RouteList::start`] for the routes of every table.
+    ///
+    /// # Errors
+    ///
+    /// Those of the socket.
+    pub fn start_everywhere(netlink: &mut Netlink) -> Result<RouteList, NetlinkError> {
+        RouteList::begin(netlink, None)
+    }
+
+    fn begin(netlink: &mut Netlink, table: Option<u32>) -> Result<RouteList, NetlinkError> {
         let family = libc::AF_INET;
-        let listing = Listing::start(netlink, "routes", |requests| {
-            requests.list_routes(family as u8, table);
-        })?;
+        let listing = list_family(netlink, family, table)?;
         Ok(RouteList {
             listing,
             table,
@@ -91,7 +103,7 @@ impl RouteList {
         let outcome = self.listing.step(netlink, |message| {
             if message.kind == route::NEW
                 && let Some(route) = Route::read(message)
-                && route.owner.table == table
+                && table.is_none_or(|table| route.owner.table == table)
             {
                 each(route);
             }
@@ -105,13 +117,21 @@ impl RouteList {
         };
         if done && self.family == libc::AF_INET {
             self.family = libc::AF_INET6;
-            self.listing = Listing::start(netlink, "routes", |requests| {
-                requests.list_routes(libc::AF_INET6 as u8, table);
-            })?;
+            self.listing = list_family(netlink, libc::AF_INET6, table)?;
             return Ok(Progress::More);
         }
         Ok(Progress::Done)
     }
+}
+
+fn list_family(
+    netlink: &mut Netlink,
+    family: i32,
+    table: Option<u32>,
+) -> Result<Listing, NetlinkError> {
+    Listing::start(netlink, "routes", |requests| {
+        requests.list_routes(family as u8, table);
+    })
 }
 
 /// A list of any kind under way.

@@ -253,12 +253,14 @@ impl Requests {
         self.end();
     }
 
-    /// All routes of a family in a table, whoever made them.
-    pub(crate) fn list_routes(&mut self, family: u8, table: u32) {
+    /// All routes of a family in a table, or in all tables, whoever made them.
+    pub(crate) fn list_routes(&mut self, family: u8, table: Option<u32>) {
         self.begin(GET, DUMP);
-        let short = u8::try_from(table).unwrap_or(libc::RT_TABLE_UNSPEC);
+        let short = table.map_or(0, |table| u8::try_from(table).unwrap_or(0));
         self.body(&[family, 0, 0, 0, short, 0, 0, 0, 0, 0, 0, 0]);
-        self.attribute_u32(libc::RTA_TABLE, table);
+        if let Some(table) = table {
+            self.attribute_u32(libc::RTA_TABLE, table);
+        }
         self.end();
     }
 }

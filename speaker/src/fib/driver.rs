@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::down::Downs;
 use super::foreign::Foreign;
 use super::groups::Groups;
+use super::leave::Leaving;
 use super::plan::Step;
 use super::queue::{Queue, Request, Wakes};
 use super::relist::List;
@@ -88,6 +89,8 @@ pub(super) struct Driver {
     pub(super) sent: Vec<(Prefix, Sent)>,
     /// Prefixes of which the removal of the old route is still to be sent.
     pub(super) moving: HashSet<Prefix>,
+    /// Prefixes whose routes are to be removed.
+    pub(super) leaving: Leaving,
     /// Repairs to be made.
     pub(super) steps: Vec<Step>,
     /// Where the walk over routes to be written stands; `None`: there is none.
@@ -164,6 +167,7 @@ impl Driver {
             last_set: None,
             sent: Vec::new(),
             moving: HashSet::new(),
+            leaving: Leaving::default(),
             steps: Vec::new(),
             backlog: None,
             list: None,
@@ -218,10 +222,11 @@ impl Driver {
     /// One slice of everything there is to do; false when nothing is left.
     fn work(&mut self) -> bool {
         let wrote = self.write_batch();
+        let removed = self.remove_leaving();
         let repaired = self.work_off_steps();
         let caught_up = self.work_off_backlog();
         let listed = self.work_on_list();
-        let busy = wrote || repaired || caught_up || listed || !self.queue.is_empty();
+        let busy = wrote || removed || repaired || caught_up || listed || !self.queue.is_empty();
         busy || self.tidy()
     }
 
@@ -371,6 +376,12 @@ impl Driver {
         let prefix = prefix_of(route.destination);
         if !self.is_ours(&route) {
             self.resolve_soon();
+            if route.owner.protocol != self.config.protocol {
+                self.foreign.note_object(&route);
+                if let Some(list) = &mut self.list {
+                    list.foreign.note_object(&route);
+                }
+            }
             if route.owner.table == self.config.table {
                 self.on_foreign_route(prefix, &route, replaced);
             }
@@ -452,7 +463,7 @@ impl Driver {
             self.suspect = true;
             self.resolve_at = Some(Instant::now());
         }
-        if entry.state() == State::Stale {
+        if !entry.is_wanted() {
             self.forget(prefix);
             return;
         }
@@ -489,8 +500,13 @@ impl Driver {
     /// Sets what a prefix wants and what became of it, and keeps the groups' counts.
     pub(super) fn put(&mut self, prefix: Prefix, entry: Entry) {
         let old = self.table.put(prefix, entry);
-        if old.map(Entry::slot) != Some(entry.slot()) {
-            self.groups.count_route(entry.slot());
+        self.recount(old, entry.slot());
+    }
+
+    /// A prefix that had `old` wants the group of `slot`.
+    pub(super) fn recount(&mut self, old: Option<Entry>, slot: Slot) {
+        if old.map(Entry::slot) != Some(slot) {
+            self.groups.count_route(slot);
             if let Some(old) = old {
                 self.untidy |= self.groups.uncount_route(old.slot());
             }

@@ -171,7 +171,7 @@ impl Driver {
             if !concerned || !lost.contains(&entry.slot()) {
                 return Some(entry);
             }
-            if entry.state() == State::Stale {
+            if !entry.is_wanted() {
                 groups.uncount_route(entry.slot());
                 return None;
             }
@@ -251,7 +251,8 @@ impl Driver {
         if !std::mem::take(&mut self.untidy) {
             return false;
         }
-        let steps = self.groups.plan_removal(!self.swept);
+        let shared = |id| self.foreign.uses(id);
+        let steps = self.groups.plan_removal(!self.swept, shared);
         self.write_objects(&steps);
         for hop in self.groups.forget_unused() {
             self.hops.release(hop);

@@ -1,6 +1,6 @@
 //! Routes of others in the table that we write to. They are looked at, never changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use bgp::types::Prefix;
@@ -10,7 +10,12 @@ use super::prefix_of;
 
 /// All of them.
 #[derive(Debug, Default)]
-pub(super) struct Foreign(BTreeMap<Prefix, Vec<ForeignRoute>>);
+pub(super) struct Foreign {
+    routes: BTreeMap<Prefix, Vec<ForeignRoute>>,
+    /// Nexthop objects that routes of others point at, in whatever table, or did so since the list
+    /// that this was made from. One of ours among them is not ours alone.
+    objects: BTreeSet<u32>,
+}
 
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +27,20 @@ pub(super) struct ForeignRoute {
 }
 
 impl Foreign {
+    /// A route of another table, or one that is not quite ours.
+    pub(super) fn note_object(&mut self, route: &Route) {
+        self.objects.extend(route.next_hop);
+    }
+
+    /// Whether the route of somebody else points at this nexthop object, or may do so.
+    pub(super) fn uses(&self, id: u32) -> bool {
+        self.objects.contains(&id)
+    }
+
     pub(super) fn put(&mut self, route: &Route) {
-        let routes = self.0.entry(prefix_of(route.destination)).or_default();
+        self.note_object(route);
+        let routes = self.routes.entry(prefix_of(route.destination));
+        let routes = routes.or_default();
         let new = ForeignRoute {
             protocol: route.owner.protocol,
             metric: route.owner.metric,
@@ -38,7 +55,7 @@ impl Foreign {
 
     /// A route took the place of whatever had its prefix and metric.
     pub(super) fn replace(&mut self, route: &Route) {
-        if let Some(routes) = self.0.get_mut(&prefix_of(route.destination)) {
+        if let Some(routes) = self.routes.get_mut(&prefix_of(route.destination)) {
             routes.retain(|old| old.metric != route.owner.metric);
         }
         self.put(route);
@@ -46,17 +63,17 @@ impl Foreign {
 
     pub(super) fn remove(&mut self, route: &Route) {
         let prefix = prefix_of(route.destination);
-        if let Some(routes) = self.0.get_mut(&prefix) {
+        if let Some(routes) = self.routes.get_mut(&prefix) {
             routes.retain(|old| !same(old, route));
             if routes.is_empty() {
-                self.0.remove(&prefix);
+                self.routes.remove(&prefix);
             }
         }
     }
 
     /// The route that wins over one of ours with `metric`: it has a lower or the same one.
     pub(super) fn in_the_way(&self, prefix: Prefix, metric: u32) -> Option<&ForeignRoute> {
-        let routes = self.0.get(&prefix)?.iter();
+        let routes = self.routes.get(&prefix)?.iter();
         routes
             .filter(|route| route.metric <= metric)
             .min_by_key(|route| route.metric)
@@ -66,7 +83,7 @@ impl Foreign {
     pub(super) fn hosts_within(&self, subnet: Prefix) -> u64 {
         let longest = if subnet.address().is_ipv4() { 32 } else { 128 };
         let within = self
-            .0
+            .routes
             .range(Prefix::new(subnet.address(), subnet.length())..);
         within
             .take_while(|(prefix, _)| subnet.contains(**prefix))
@@ -78,14 +95,14 @@ impl Foreign {
     }
 
     pub(super) fn prefixes(&self) -> impl Iterator<Item = Prefix> {
-        self.0.keys().copied()
+        self.routes.keys().copied()
     }
 
     /// The longest match for an address.
     pub(super) fn covering(&self, address: IpAddr) -> Option<&ForeignRoute> {
         let longest = if address.is_ipv4() { 32 } else { 128 };
         (0..=longest).rev().find_map(|length| {
-            let routes = self.0.get(&Prefix::new(address, length))?;
+            let routes = self.routes.get(&Prefix::new(address, length))?;
             routes.iter().min_by_key(|route| route.metric)
         })
     }

@@ -324,10 +324,31 @@ impl Groups {
 
     /// A prefix does not want the group any more. True when it was the last one.
     pub(super) fn uncount_route(&mut self, slot: Slot) -> bool {
+        self.uncount_routes(slot, 1)
+    }
+
+    /// Prefixes that want the group or have it.
+    pub(super) fn routes(&self, slot: Slot) -> u64 {
+        let group = self.slots.get(slot as usize);
+        group
+            .and_then(Option::as_ref)
+            .map_or(0, |group| group.routes)
+    }
+
+    /// A group goes with all routes that point at it.
+    pub(super) fn plan_end(&mut self, slot: Slot) -> Vec<ObjectStep> {
+        let mut steps = Vec::new();
+        let id = self.id(slot);
+        self.step(&mut steps, ObjectStep::Remove { id });
+        steps
+    }
+
+    /// So many prefixes do not want the group any more. True when those were the last ones.
+    pub(super) fn uncount_routes(&mut self, slot: Slot, count: u64) -> bool {
         let Some(Some(group)) = self.slots.get_mut(slot as usize) else {
             return false;
         };
-        group.routes -= 1;
+        group.routes -= count;
         group.routes == 0
     }
 
@@ -423,9 +444,14 @@ impl Groups {
     }
 
     /// The steps that remove groups without routes and ways out without a group. `keep_adopted`:
-    /// groups that nobody asked for yet stay.
-    pub(super) fn plan_removal(&mut self, keep_adopted: bool) -> Vec<ObjectStep> {
+    /// groups that nobody asked for yet stay. `shared`: a foreign route would go with the object.
+    pub(super) fn plan_removal(
+        &mut self,
+        keep_adopted: bool,
+        shared: impl Fn(u32) -> bool,
+    ) -> Vec<ObjectStep> {
         let unused = |id: &u32| match self.by_id.get(id) {
+            _ if shared(*id) => false,
             Some(slot) => self.group(*slot).routes == 0,
             None => !keep_adopted,
         };
@@ -442,7 +468,7 @@ impl Groups {
                 .by_id
                 .get(id)
                 .is_some_and(|slot| self.group(*slot).routes > 0);
-            !used.contains(id) && !pointed_at
+            !used.contains(id) && !pointed_at && !shared(**id)
         });
         let paths: Vec<u32> = paths.copied().collect();
         let mut steps = Vec::new();

@@ -101,12 +101,12 @@ fn a_group_adopted_with_the_wanted_ways_out_is_used_without_a_step() {
     assert_eq!(after.id(claimed), before.id(slots[0]));
     assert_eq!(after.plan(&[(claimed, ways(&[1, 2]))]), []);
     assert_eq!(
-        after.plan_removal(true),
+        after.plan_removal(true, |_| false),
         [],
         "the other may still be asked for"
     );
     assert_eq!(
-        after.plan_removal(false).len(),
+        after.plan_removal(false, |_| false).len(),
         2,
         "a group and its way out"
     );
@@ -199,7 +199,7 @@ fn nothing_is_left_when_no_route_wants_anything() {
     for slot in slots {
         assert!(groups.uncount_route(slot));
     }
-    groups.plan_removal(true);
+    groups.plan_removal(true, |_| false);
     assert_eq!(groups.forget_unused(), [hop(1), hop(2), hop(2)]);
     assert_eq!(groups.objects, Objects::default());
     assert_eq!(groups.len(), 0);
@@ -284,7 +284,7 @@ fn tens_of_thousands_of_next_hops_are_taken_in_adopted_and_given_up_in_a_moment(
     for slot in slots.iter().step_by(2) {
         after.uncount_route(*slot);
     }
-    let removed = after.plan_removal(false).len();
+    let removed = after.plan_removal(false, |_| false).len();
     assert_eq!(
         removed, MANY as usize,
         "half of the groups and their ways out"

@@ -108,18 +108,19 @@ impl Queue {
     /// The next request, and whether there is room again for which somebody waits. None while
     /// something goes before all requests.
     pub(super) fn pop(&self) -> (Option<Request>, bool) {
+        self.lock().pop()
+    }
+
+    /// [`Queue::pop`], but only a batch.
+    pub(super) fn pop_batch(&self) -> (Option<Vec<FibChange>>, bool) {
         let mut waiting = self.lock();
-        if !waiting.down.is_empty() {
+        if !matches!(waiting.requests.front(), Some(Request::Apply(_))) {
             return (None, false);
         }
-        let request = waiting.requests.pop_front();
-        if let Some(Request::Apply(batch)) = &request {
-            waiting.changes -= batch.len();
+        match waiting.pop() {
+            (Some(Request::Apply(batch)), room) => (Some(batch), room),
+            (_, room) => (None, room), // unreachable: it was looked at
         }
-        // Half empty: not one refusal for each batch.
-        let room = waiting.refused && waiting.changes <= CHANGES / 2;
-        waiting.refused &= !room;
-        (request, room)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -135,6 +136,22 @@ impl Queue {
     fn wake(&self) {
         // When the pipe is full the thread is awake or will be.
         let _ = (&self.wake).write(&[0]);
+    }
+}
+
+impl Waiting {
+    fn pop(&mut self) -> (Option<Request>, bool) {
+        if !self.down.is_empty() {
+            return (None, false);
+        }
+        let request = self.requests.pop_front();
+        if let Some(Request::Apply(batch)) = &request {
+            self.changes -= batch.len();
+        }
+        // Half empty: not one refusal for each batch.
+        let room = self.refused && self.changes <= CHANGES / 2;
+        self.refused &= !room;
+        (request, room)
     }
 }
 

@@ -12,12 +12,13 @@ use plan::KernelConfig;
 use super::driver::Driver;
 use super::foreign::Foreign;
 use super::groups::Groups;
+use super::leave::Leaving;
 use super::plan::{Actual, Desired, Step, plan};
 use super::subnets::METRIC;
 use super::table::{Entry, Slot, State};
 use super::{destination_of, prefix_of};
 
-/// A list of our table under way.
+/// A list of our table under way. Of other tables only the nexthop objects in use matter.
 pub(super) struct List {
     routes: RouteList,
     started: Instant,
@@ -41,7 +42,7 @@ impl Driver {
             return;
         }
         self.next_list = Instant::now() + self.tuning.relist;
-        match RouteList::start(&mut self.lister, self.config.table) {
+        match RouteList::start_everywhere(&mut self.lister) {
             Ok(routes) => {
                 self.list = Some(List {
                     routes,
@@ -100,7 +101,14 @@ impl Driver {
             if route.special {
                 return;
             }
-            if route.owner.protocol != owner.protocol {
+            let foreign_route = route.owner.protocol != owner.protocol;
+            if route.owner.table != owner.table {
+                if foreign_route {
+                    foreign.note_object(&route);
+                }
+                return;
+            }
+            if foreign_route {
                 foreign.put(&route);
                 return;
             }
@@ -172,14 +180,15 @@ impl Driver {
         list.v4.sort_by_key(|(prefix, _)| *prefix);
         list.v6.sort_by_key(|(prefix, _)| *prefix);
         self.foreign = std::mem::take(&mut list.foreign);
+        self.untidy = true; // objects that others used may be free now
         // What is not changed by others since may be tried again.
         self.refusals.clear();
         self.refused_paths.clear();
         self.trouble = None;
 
         let (groups, install) = (&self.groups, self.config.install);
-        let desired = |entry: &Entry| {
-            (entry.state() != State::Stale && install).then(|| Desired {
+        let desired = |entry: Entry| {
+            (entry.is_wanted() && install).then(|| Desired {
                 id: groups.id(entry.slot()),
                 there: entry.state() == State::Installed,
             })
@@ -190,11 +199,11 @@ impl Driver {
             Step::Install { prefix, there } => missing.push((prefix, there)),
             other => steps.push(other),
         };
-        let v4 = self.table.v4.iter();
-        let v4 = v4.filter_map(|(prefix, entry)| Some((*prefix, desired(entry)?)));
+        let v4 = self.table.v4();
+        let v4 = v4.filter_map(|(prefix, entry)| Some((prefix, desired(entry)?)));
         plan(v4, &list.v4, &mut step);
-        let v6 = self.table.v6.iter();
-        let v6 = v6.filter_map(|(prefix, entry)| Some((*prefix, desired(entry)?)));
+        let v6 = self.table.v6();
+        let v6 = v6.filter_map(|(prefix, entry)| Some((prefix, desired(entry)?)));
         plan(v6, &list.v6, &mut step);
 
         if !list.touched.is_empty() {
@@ -267,6 +276,7 @@ impl Driver {
         self.retired.retain(|retired| *retired != self.config);
         self.list = None;
         self.steps.clear();
+        self.leaving = Leaving::default();
         self.backlog = None;
         self.last_set = None;
         self.subnets.forget_actual();
@@ -278,7 +288,7 @@ impl Driver {
         // What was adopted in the old place is not wanted in the new one.
         let groups = &mut self.groups;
         self.table.change_all(|entry| {
-            if entry.state() == State::Stale {
+            if !entry.is_wanted() {
                 if slots.is_none() {
                     groups.uncount_route(entry.slot());
                 }

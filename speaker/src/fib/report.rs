@@ -21,9 +21,12 @@ impl Driver {
             return self.own_subnet(prefix, installed);
         }
         let entry = self.table.get(prefix);
-        let entry = entry.filter(|entry| entry.state() != State::Stale);
         let state = self.route_state(entry);
         let text = match entry {
+            Some(entry) if entry.state() == State::Leaving => {
+                "its removal from the kernel waits for its turn".to_owned()
+            }
+            Some(entry) if !entry.is_wanted() => String::new(),
             Some(_) if !self.config.install => "kernel.install is off for this node".to_owned(),
             Some(entry) => self.state_in_words(prefix, entry),
             None => String::new(),
@@ -55,7 +58,7 @@ impl Driver {
 
     fn route_state(&self, entry: Option<Entry>) -> RouteState {
         match entry.map(Entry::state) {
-            None | Some(State::Stale) => RouteState::NotInstalled,
+            None | Some(State::Stale | State::Leaving) => RouteState::NotInstalled,
             Some(_) if !self.config.install => RouteState::NotInstalled,
             Some(State::Installed) => RouteState::Installed,
             Some(State::Pending) => RouteState::Pending,
@@ -90,7 +93,7 @@ impl Driver {
 
     fn state_in_words(&self, prefix: Prefix, entry: Entry) -> String {
         match entry.state() {
-            State::Installed | State::Stale | State::Foreign => {
+            State::Installed | State::Stale | State::Leaving | State::Foreign => {
                 let foreign = self.foreign.in_the_way(prefix, self.config.metric);
                 foreign.map_or_else(String::new, |route| self.wins(prefix, route))
             }
@@ -127,11 +130,12 @@ impl Driver {
         let count = |state| self.table.count(state);
         FibSummary {
             installed: count(State::Installed),
-            pending: if self.config.install {
-                count(State::Pending)
-            } else {
-                0
-            },
+            pending: count(State::Leaving)
+                + if self.config.install {
+                    count(State::Pending)
+                } else {
+                    0
+                },
             refused: count(State::Refused) + count(State::Foreign),
             stale: count(State::Stale),
             adopted: self.adopted,
@@ -182,9 +186,7 @@ impl Driver {
         });
         let metric = self.config.metric;
         let foreign = self.foreign.prefixes().filter_map(|prefix| {
-            self.table
-                .get(prefix)
-                .filter(|entry| entry.state() != State::Stale)?;
+            self.table.get(prefix).filter(|entry| entry.is_wanted())?;
             let route = self.foreign.in_the_way(prefix, metric)?;
             Some(FibProblem {
                 reason: "ForeignRoute",

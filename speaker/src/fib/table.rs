@@ -1,8 +1,8 @@
 //! What each prefix wants, and what became of it: four bytes a prefix.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use bgp::prefix_map::PrefixMap;
 use bgp::types::{Prefix, Prefix4, Prefix6};
 
 /// A nexthop group's place in [`Groups`](super::groups::Groups).
@@ -22,14 +22,17 @@ pub(super) enum State {
     Foreign = 3,
     /// The kernel has it from before, and nobody has asked for it yet.
     Stale = 4,
+    /// The kernel has it, and nobody wants it any more: its removal has yet to be requested.
+    Leaving = 5,
 }
 
-const STATES: [State; 5] = [
+const STATES: [State; 6] = [
     State::Installed,
     State::Pending,
     State::Refused,
     State::Foreign,
     State::Stale,
+    State::Leaving,
 ];
 
 /// A group and a state in four bytes.
@@ -58,7 +61,15 @@ impl Entry {
 
     /// Whether the kernel has a route for it that points at its group.
     pub(super) fn in_kernel(self) -> bool {
-        matches!(self.state(), State::Installed | State::Stale)
+        matches!(
+            self.state(),
+            State::Installed | State::Stale | State::Leaving
+        )
+    }
+
+    /// Whether somebody asks for it.
+    pub(super) fn is_wanted(self) -> bool {
+        !matches!(self.state(), State::Stale | State::Leaving)
     }
 }
 
@@ -68,16 +79,18 @@ const NEAR: usize = 16;
 /// All prefixes.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    pub(super) v4: BTreeMap<Prefix4, Entry>,
-    pub(super) v6: BTreeMap<Prefix6, Entry>,
+    v4: PrefixMap<Prefix4, Entry>,
+    v6: PrefixMap<Prefix6, Entry>,
     counts: [u64; STATES.len()],
+    /// IPv4 prefixes that leave, by the group that they point at.
+    leaving4: Vec<u64>,
 }
 
 impl Table {
     pub(super) fn get(&self, prefix: Prefix) -> Option<Entry> {
         match prefix {
-            Prefix::V4(prefix) => self.v4.get(&prefix).copied(),
-            Prefix::V6(prefix) => self.v6.get(&prefix).copied(),
+            Prefix::V4(prefix) => self.v4.get(prefix),
+            Prefix::V6(prefix) => self.v6.get(prefix),
         }
     }
 
@@ -108,46 +121,102 @@ impl Table {
         each.collect()
     }
 
+    /// The entry of a prefix becomes what `change` makes of it, or goes. Gives the entry that was
+    /// there.
+    pub(super) fn update(
+        &mut self,
+        prefix: Prefix,
+        change: impl FnOnce(Option<Entry>) -> Option<Entry>,
+    ) -> Option<Entry> {
+        let mut before = None;
+        let noted = |old: Option<Entry>| {
+            before = old;
+            change(old)
+        };
+        let after = match prefix {
+            Prefix::V4(prefix) => self.v4.update(prefix, noted),
+            Prefix::V6(prefix) => self.v6.update(prefix, noted),
+        };
+        let v4 = matches!(prefix, Prefix::V4(_));
+        if let Some(entry) = after {
+            self.counts[entry.state() as usize] += 1;
+            if v4 && entry.state() == State::Leaving {
+                let slot = entry.slot() as usize;
+                if self.leaving4.len() <= slot {
+                    self.leaving4.resize(slot + 1, 0);
+                }
+                self.leaving4[slot] += 1;
+            }
+        }
+        if let Some(entry) = before {
+            self.counts[entry.state() as usize] -= 1;
+            if v4 && entry.state() == State::Leaving {
+                self.leaving4[entry.slot() as usize] -= 1;
+            }
+        }
+        before
+    }
+
+    /// How many IPv4 prefixes leave, by the group that they point at.
+    pub(super) fn leaving4(&self) -> impl Iterator<Item = (Slot, u64)> {
+        (0..).zip(self.leaving4.iter().copied())
+    }
+
+    /// The group is gone, and the routes of these prefixes with it. Gives how many there were.
+    pub(super) fn left(&mut self, slot: Slot) -> u64 {
+        let gone = Entry::new(slot, State::Leaving);
+        let before = self.v4.len();
+        self.v4.change_all(|entry| (entry != gone).then_some(entry));
+        let gone = (before - self.v4.len()) as u64;
+        self.counts[State::Leaving as usize] -= gone;
+        if let Some(leaving) = self.leaving4.get_mut(slot as usize) {
+            *leaving = 0;
+        }
+        gone
+    }
+
     /// Gives the entry that was there.
     pub(super) fn put(&mut self, prefix: Prefix, entry: Entry) -> Option<Entry> {
-        let old = match prefix {
-            Prefix::V4(prefix) => self.v4.insert(prefix, entry),
-            Prefix::V6(prefix) => self.v6.insert(prefix, entry),
-        };
-        self.counts[entry.state() as usize] += 1;
-        if let Some(old) = old {
-            self.counts[old.state() as usize] -= 1;
-        }
-        old
+        self.update(prefix, |_| Some(entry))
     }
 
     pub(super) fn remove(&mut self, prefix: Prefix) -> Option<Entry> {
-        let old = match prefix {
-            Prefix::V4(prefix) => self.v4.remove(&prefix),
-            Prefix::V6(prefix) => self.v6.remove(&prefix),
-        }?;
-        self.counts[old.state() as usize] -= 1;
-        Some(old)
+        self.update(prefix, |_| None)
     }
 
     pub(super) fn count(&self, state: State) -> u64 {
         self.counts[state as usize]
     }
 
-    /// Every entry in turn becomes what `change` makes of it, or goes.
+    /// Every entry in turn becomes what `change` makes of it, or goes. What leaves can only go.
     pub(super) fn change_all(&mut self, mut change: impl FnMut(Entry) -> Option<Entry>) {
-        let counts = &mut self.counts;
-        let mut each = |entry: &mut Entry| {
-            let new = change(*entry);
+        let (counts, leaving4) = (&mut self.counts, &mut self.leaving4);
+        let mut each = |entry: Entry| {
+            let new = change(entry);
             counts[entry.state() as usize] -= 1;
             if let Some(new) = new {
                 counts[new.state() as usize] += 1;
-                *entry = new;
             }
-            new.is_some()
+            new
         };
-        self.v4.retain(|_, entry| each(entry));
-        self.v6.retain(|_, entry| each(entry));
+        self.v4.change_all(|entry| {
+            let new = each(entry);
+            if entry.state() == State::Leaving && new.is_none() {
+                leaving4[entry.slot() as usize] -= 1;
+            }
+            new
+        });
+        self.v6.change_all(each);
+    }
+
+    /// The entries of IPv4, in order.
+    pub(super) fn v4(&self) -> impl Iterator<Item = (Prefix4, Entry)> {
+        self.v4.iter()
+    }
+
+    /// The entries of IPv6, in order.
+    pub(super) fn v6(&self) -> impl Iterator<Item = (Prefix6, Entry)> {
+        self.v6.iter()
     }
 
     /// Entries behind `after`, IPv4 first.
@@ -157,12 +226,10 @@ impl Table {
             Some(Prefix::V4(prefix)) => (Some(Bound::Excluded(prefix)), Bound::Unbounded),
             Some(Prefix::V6(prefix)) => (None, Bound::Excluded(prefix)),
         };
-        let v4 = from4
-            .into_iter()
-            .flat_map(|from| self.v4.range((from, Bound::Unbounded)))
-            .map(|(prefix, entry)| (Prefix::V4(*prefix), *entry));
-        let v6 = self.v6.range((from6, Bound::Unbounded));
-        v4.chain(v6.map(|(prefix, entry)| (Prefix::V6(*prefix), *entry)))
+        let v4 = from4.into_iter().flat_map(|from| self.v4.range(from));
+        let v4 = v4.map(|(prefix, entry)| (Prefix::V4(prefix), entry));
+        let v6 = self.v6.range(from6);
+        v4.chain(v6.map(|(prefix, entry)| (Prefix::V6(prefix), entry)))
     }
 }
 

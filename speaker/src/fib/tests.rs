@@ -4,4 +4,5 @@ mod down;
 mod follow;
 mod install;
 mod lab;
+mod leave;
 mod repair;

@@ -8,6 +8,7 @@ use bgp::engine::{FibChange, NextHopSet};
 use bgp::types::Prefix;
 use kernel::{Failure, Path, Target};
 
+use super::FibEvent;
 use super::destination_of;
 use super::driver::Driver;
 use super::groups::WaysOut;
@@ -15,7 +16,9 @@ use super::plan::Step;
 use super::table::{Entry, Slot, State};
 
 /// Requests in one send: the kernel gains nothing from more.
-const AT_ONCE: usize = 512;
+pub(super) const AT_ONCE: usize = 512;
+/// Changes taken in within one turn, when most of them only say that something has to go.
+const TAKEN_IN: usize = 4 * 1024;
 /// Entries looked at in one turn of the backlog.
 const LOOKED_AT: usize = 16 * 1024;
 /// Refusals whose reason is kept.
@@ -56,11 +59,15 @@ fn transition(old: Option<Entry>, slot: Slot, ready: bool) -> (Entry, Write) {
 }
 
 impl Driver {
-    /// Writes a slice of the batch. True when there was one.
+    /// Takes in a slice of the changes, and writes what is new or different; what has to go waits
+    /// ([`Driver::remove_leaving`]). True when there was one.
     pub(super) fn write_batch(&mut self) -> bool {
         let mut any = false;
-        while self.requests.len() < AT_ONCE {
-            let Some(change) = self.batch.next() else {
+        for _ in 0..TAKEN_IN {
+            if self.requests.len() >= AT_ONCE {
+                break;
+            }
+            let Some(change) = self.next_change() else {
                 break;
             };
             any = true;
@@ -70,22 +77,40 @@ impl Driver {
         any
     }
 
+    fn next_change(&mut self) -> Option<FibChange> {
+        loop {
+            if let Some(change) = self.batch.next() {
+                return Some(change);
+            }
+            // Other requests have their turn when everything before them is written.
+            let (batch, room) = self.queue.pop_batch();
+            if room {
+                self.tell(FibEvent::Room);
+            }
+            self.batch = batch?.into_iter();
+        }
+    }
+
     fn change(&mut self, change: FibChange) {
         let FibChange { prefix, next_hops } = change;
         let Some(set) = next_hops else {
-            if self.table.get(prefix).is_some_and(Entry::in_kernel) {
-                self.request_removal(prefix);
-            }
-            self.forget(prefix);
+            self.leave(prefix);
             return;
         };
-        let old = self.table.get(prefix);
-        let slot = match (self.slot_of(&set), old) {
-            (slot, Some(old)) if self.groups.same_set(old.slot(), slot) => old.slot(),
-            (slot, _) => slot,
-        };
-        let ready = self.is_ready(slot);
-        let (entry, write) = transition(old, slot, ready);
+        let wanted = self.slot_of(&set);
+        let (groups, install) = (&self.groups, self.config.install);
+        let (mut slot, mut write) = (wanted, Write::Nothing);
+        let old = self.table.update(prefix, |old| {
+            if let Some(old) = old
+                && groups.same_set(old.slot(), wanted)
+            {
+                slot = old.slot();
+            }
+            let (entry, what) = transition(old, slot, install && groups.ready(slot));
+            write = what;
+            Some(entry)
+        });
+        self.recount(old, slot);
         match (write, old) {
             (Write::Nothing, _) => {}
             (Write::Add, _) => self.request_add(prefix, slot),
@@ -94,9 +119,6 @@ impl Driver {
                 self.request_move(prefix, slot, from);
             }
             (Write::Remove | Write::Move, _) => self.request_removal(prefix),
-        }
-        if old != Some(entry) {
-            self.put(prefix, entry);
         }
     }
 
@@ -175,7 +197,7 @@ impl Driver {
         self.moving.insert(prefix);
     }
 
-    fn request_removal(&mut self, prefix: Prefix) {
+    pub(super) fn request_removal(&mut self, prefix: Prefix) {
         if self.moving.contains(&prefix) {
             self.flush();
         }
@@ -241,6 +263,14 @@ impl Driver {
         let Some(entry) = self.table.get(prefix) else {
             return Sent::Remove;
         };
+        if entry.state() == State::Leaving {
+            // Taken back meanwhile. The old route of a failed move goes by its prefix.
+            if was == Sent::Add {
+                self.forget(prefix);
+            }
+            self.list_soon();
+            return Sent::Remove;
+        }
         let taken = was == Sent::Add && failure.errno == libc::EEXIST;
         let foreign = self.foreign.in_the_way(prefix, self.config.metric);
         let state = match foreign {
@@ -291,7 +321,7 @@ impl Driver {
             }
             Step::Keep(prefix) => {
                 if let Some(entry) = self.table.get(prefix)
-                    && entry.state() != State::Stale
+                    && entry.is_wanted()
                 {
                     self.put(prefix, entry.with(State::Installed));
                 }
@@ -309,7 +339,8 @@ impl Driver {
     /// The kernel has a route of ours that points at `from`, and nothing should be there.
     fn on_unasked(&mut self, prefix: Prefix, from: u32) {
         match self.table.get(prefix) {
-            Some(entry) if entry.state() != State::Stale => {
+            Some(entry) if entry.state() == State::Leaving => {} // its turn comes
+            Some(entry) if entry.is_wanted() => {
                 // Asked for meanwhile, or nothing is to be installed at all.
                 if !self.config.install {
                     self.remove_exactly(prefix, from);
@@ -410,7 +441,7 @@ mod tests {
 
     #[test]
     fn what_the_kernel_has_already_is_not_written_again() {
-        for state in [State::Installed, State::Stale] {
+        for state in [State::Installed, State::Stale, State::Leaving] {
             let old = Some(Entry::new(3, state));
             let there = Entry::new(3, State::Installed);
             assert_eq!(transition(old, 3, true), (there, Write::Nothing));
