@@ -41,8 +41,9 @@ use crate::rib::loc::FamilyRib;
 use crate::session::Received;
 use crate::types::{ConnId, Family, PeerId, Prefix, Prefix4, Prefix6};
 
-/// About how many octets [`Engine::poll_send`] gives at once.
-const SEND_AT_ONCE: usize = 64 * 1024;
+/// About how many octets [`Engine::poll_send`] gives at once. With a hundred peers that are all sent a
+/// table, what is on its way to them is a good part of all memory.
+const SEND_AT_ONCE: usize = 16 * 1024;
 
 /// How long a prefix without routes keeps its place in the tables at most: finding out whether
 /// anybody still speaks of it is done for many at once.
@@ -223,7 +224,7 @@ impl Engine {
         self.outputs.pop_front()
     }
 
-    /// Appends up to about 64 KiB of whole messages for the connection to `buf`; perhaps none, when
+    /// Appends some tens of KiB of whole messages for the connection to `buf`; perhaps none, when
     /// much had to be looked at and none of it may be told. False: there is nothing more now, and
     /// [`Output::Send`] will tell when there is.
     pub fn poll_send(&mut self, now: Instant, conn: ConnId, buf: &mut BytesMut) -> bool {

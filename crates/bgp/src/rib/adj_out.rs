@@ -37,11 +37,11 @@ mod make;
 mod tell;
 
 /// Most slots looked at for one batch.
-const BATCH_SLOTS: usize = 2048;
+const BATCH_SLOTS: usize = 1024;
 /// Batches, or parts of the table, looked at for one piece of bytes.
 const ROUNDS: usize = 32;
 /// Octets after which a batch is closed.
-const BATCH_OCTETS: usize = 48 * 1024;
+const BATCH_OCTETS: usize = 32 * 1024;
 /// Pages of an Adj-RIB-Out let go of in one turn.
 const PAGES_PER_TURN: usize = 8;
 /// Octets of batches kept for slow members of a group.
