@@ -3,21 +3,32 @@
 
 use std::fmt::Write as _;
 
-use crate::daemons::{DAEMON_ASN, Peer};
+use crate::daemons::{DAEMON_ASN, Peer, Ways};
 
 /// BIRD 2 and 3.
-pub(crate) fn bird(peers: &[Peer], multipath: bool) -> String {
-    let merge = if multipath { "merge paths on; " } else { "" };
+pub(crate) fn bird(peers: &[Peer], ways: Ways) -> String {
+    let merge = if several(ways) {
+        "merge paths on; "
+    } else {
+        ""
+    };
+    let (protocol, bfd) = match ways {
+        Ways::SeveralWithBfd => (
+            "protocol bfd { interface \"link*\" { interval 100 ms; multiplier 3; }; }\n",
+            "  bfd on;\n",
+        ),
+        _ => ("", ""),
+    };
     let mut text = format!(
         "log stderr all;\n\
          router id 192.0.2.1;\n\
-         protocol device {{}}\n\
+         protocol device {{}}\n{protocol}\
          protocol kernel k4 {{ {merge}ipv4 {{ import none; export all; }}; }}\n\
          protocol kernel k6 {{ {merge}ipv6 {{ import none; export all; }}; }}\n",
     );
     for (index, peer) in peers.iter().enumerate() {
         text += &format!(
-            "protocol bgp p{index} {{\n  local as {DAEMON_ASN};\n  neighbor {} as {};\n  passive;\n  \
+            "protocol bgp p{index} {{\n  local as {DAEMON_ASN};\n  neighbor {} as {};\n  passive;\n{bfd}  \
              ipv4 {{ import all; export all; next hop self; }};\n  \
              ipv6 {{ import all; export all; next hop self; }};\n}}\n",
             peer.address, peer.asn
@@ -26,9 +37,13 @@ pub(crate) fn bird(peers: &[Peer], multipath: bool) -> String {
     text
 }
 
+fn several(ways: Ways) -> bool {
+    matches!(ways, Ways::Several | Ways::SeveralWithBfd)
+}
+
 /// bgpd of FRR; zebra needs no configuration.
-pub(crate) fn frr(peers: &[Peer], multipath: bool) -> String {
-    let paths = if multipath { 8 } else { 1 };
+pub(crate) fn frr(peers: &[Peer], ways: Ways) -> String {
+    let paths = if several(ways) { 8 } else { 1 };
     let mut text = format!(
         "log stdout errors\n\
          router bgp {DAEMON_ASN}\n \
@@ -89,13 +104,13 @@ pub(crate) fn openbgpd(peers: &[Peer], socket: &std::path::Path) -> String {
 }
 
 /// This program, as files of resources.
-pub(crate) fn routeshare(peers: &[Peer], multipath: bool) -> String {
-    let paths = if multipath { 8 } else { 1 };
+pub(crate) fn routeshare(peers: &[Peer], ways: Ways) -> String {
+    let paths = if several(ways) { 8 } else { 1 };
     let mut text = format!(
         "apiVersion: routeshare.io/v1alpha1\n\
          kind: Fabric\n\
          metadata: {{name: bench}}\n\
-         spec:\n  asn: {{value: {DAEMON_ASN}}}\n  decision: {{maxPaths: {paths}}}\n\
+         spec:\n  asn: {{value: {DAEMON_ASN}}}\n  decision: {{maxPaths: {paths}, backupPaths: {}}}\n\
          ---\n\
          apiVersion: routeshare.io/v1alpha1\n\
          kind: Node\n\
@@ -105,15 +120,20 @@ pub(crate) fn routeshare(peers: &[Peer], multipath: bool) -> String {
          apiVersion: routeshare.io/v1alpha1\n\
          kind: RoutePolicy\n\
          metadata: {{name: all}}\n\
-         spec:\n  rules:\n    - {{name: all, action: Accept}}\n"
+         spec:\n  rules:\n    - {{name: all, action: Accept}}\n",
+        ways == Ways::Backup
     );
+    let bfd = match ways {
+        Ways::SeveralWithBfd => "  bfd: {minTxMillis: 100, minRxMillis: 100}\n",
+        _ => "",
+    };
     for (index, peer) in peers.iter().enumerate() {
         text += &format!(
             "---\n\
              apiVersion: routeshare.io/v1alpha1\n\
              kind: Peer\n\
              metadata: {{name: p{index}}}\n\
-             spec:\n  address: {}\n  remoteAsn: {}\n  passive: true\n  import: [all]\n  export: [all]\n",
+             spec:\n  address: {}\n  remoteAsn: {}\n  passive: true\n  import: [all]\n  export: [all]\n{bfd}",
             peer.address, peer.asn
         );
     }

@@ -68,6 +68,19 @@ pub(crate) struct Peer {
     pub(crate) address: Ipv4Addr,
 }
 
+/// What becomes of several routes to one prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ways {
+    /// One is used.
+    One,
+    /// Equal ones are used together.
+    Several,
+    /// The same, and every session has BFD at 100 ms × 3 beside it.
+    SeveralWithBfd,
+    /// One is used, and the next one kept ready, by those that can.
+    Backup,
+}
+
 /// A daemon at work; ended when dropped.
 pub(crate) struct Running {
     engine: Engine,
@@ -138,6 +151,11 @@ impl Engine {
         !matches!(self, Engine::Gobgp | Engine::Openbgpd | Engine::Rustybgp)
     }
 
+    /// Whether it can be told here to have BFD beside its sessions.
+    pub(crate) fn has_bfd(self) -> bool {
+        matches!(self, Engine::Routeshare | Engine::Bird | Engine::Bird3)
+    }
+
     /// The Debian package it needs, if it is in one.
     pub(crate) fn package(self) -> Option<Tool> {
         match self {
@@ -204,8 +222,7 @@ impl Engine {
     }
 
     /// Starts it in `machine` with sessions to `peers` (who connect to it), everything accepted,
-    /// everything sent on, everything put into the kernel; with `multipath`, equal paths together.
-    /// Its files lie in `folder`.
+    /// everything sent on, everything put into the kernel. Its files lie in `folder`.
     ///
     /// # Errors
     ///
@@ -214,7 +231,7 @@ impl Engine {
         self,
         machine: &Namespace,
         peers: &[Peer],
-        multipath: bool,
+        ways: Ways,
         programs: &Programs,
         folder: &Path,
     ) -> Result<Running> {
@@ -225,7 +242,7 @@ impl Engine {
         let mut daemons = Vec::new();
         match self {
             Engine::Bird | Engine::Bird3 => {
-                let config = write(&folder, "bird.conf", &configs::bird(peers, multipath))?;
+                let config = write(&folder, "bird.conf", &configs::bird(peers, ways))?;
                 command.arg("-f").arg("-c").arg(config);
                 command.arg("-s").arg(folder.join("bird.ctl"));
             }
@@ -243,7 +260,7 @@ impl Engine {
                     Ok(())
                 })?;
                 daemons.push(zebra);
-                let config = configs::frr(peers, multipath);
+                let config = configs::frr(peers, ways);
                 frr(&mut command, &folder, &program, &config)?;
             }
             Engine::Gobgp => {
@@ -269,12 +286,20 @@ impl Engine {
             Engine::Routeshare => {
                 let resources = folder.join("resources");
                 fs::create_dir_all(&resources)?;
-                let text = configs::routeshare(peers, multipath);
+                let text = configs::routeshare(peers, ways);
                 write(&resources, "bench.yaml", &text)?;
                 command.args(["--node", "bench", "--standalone", "--resources"]);
                 command.arg(resources);
                 command.arg("--state-dir").arg(folder.join("state"));
                 command.arg("--socket").arg(folder.join("speaker.sock"));
+                let socket = folder.join("bfd.sock");
+                command.arg("--bfd-socket").arg(&socket);
+                if ways == Ways::SeveralWithBfd {
+                    let mut bfd = machine.command(&program.with_file_name("routeshare-bfd"));
+                    bfd.arg("--socket").arg(socket);
+                    let log = folder.join("bfd.log");
+                    daemons.push(machine.start("routeshare-bfd", bfd, &log)?);
+                }
             }
         }
         let log = folder.join("log");

@@ -2,8 +2,9 @@
 //!
 //! A source sends packets in turn to sampled destinations through the daemon's machine; two further
 //! machines are the next hops and take every packet that comes. Then the first one's link goes down
-//! (or its session, while it still takes packets), and every packet sent later that does not come
-//! to the second one has gone astray. With 10,000 routes and with the whole table.
+//! (or its BFD session, or its BGP session, while it still takes packets), and every packet sent later
+//! that does not come to the second one has gone astray. With 10,000 routes and with the whole table;
+//! with both next hops used together, and with the second as a backup.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -11,10 +12,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use lab::bird::Bird;
 use lab::{Lab, Namespace};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::bgp::Session;
+use crate::bgp::{Heard, Session};
+use crate::daemons::Ways;
 use crate::measure::kernel_routes;
 use crate::network::{Place, end, strs, v4};
 use crate::outcome::Outcome;
@@ -39,6 +42,7 @@ const ROOM: usize = 20_000 * 40;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Failure {
     Link,
+    Bfd,
     Session,
 }
 
@@ -47,16 +51,22 @@ enum Failure {
 pub(crate) fn run(order: Order<'_>) -> Vec<Outcome> {
     let mut rows = Vec::new();
     let most = order.prefixes.unwrap_or(Scenario::Failover.prefixes());
-    for (failure, name) in [
-        (Failure::Link, "failover-link"),
-        (Failure::Session, "failover-session"),
+    for (failure, ways, name) in [
+        (Failure::Link, Ways::Several, "failover-link"),
+        (Failure::Bfd, Ways::SeveralWithBfd, "failover-bfd"),
+        (Failure::Session, Ways::Several, "failover-session"),
+        (Failure::Link, Ways::Backup, "failover-backup"),
+        (Failure::Session, Ways::Backup, "failover-backup-session"),
     ] {
+        if failure == Failure::Bfd && !order.engine.has_bfd() {
+            continue;
+        }
         for prefixes in [most.min(10_000), most] {
             let table = Table::new(Family::Ipv4, prefixes, order.round as u64);
             let row = order.outcome(name, prefixes);
             // What it cannot do with many routes it may have done with few.
             rows.push(
-                once(order, failure, &table, row.clone()).unwrap_or_else(|error| Outcome {
+                once(order, (failure, ways), &table, row.clone()).unwrap_or_else(|error| Outcome {
                     error: Some(format!("{error:#}")),
                     ..row
                 }),
@@ -66,7 +76,12 @@ pub(crate) fn run(order: Order<'_>) -> Vec<Outcome> {
     rows
 }
 
-fn once(order: Order<'_>, failure: Failure, table: &Table, row: Outcome) -> Result<Outcome> {
+fn once(
+    order: Order<'_>,
+    (failure, ways): (Failure, Ways),
+    table: &Table,
+    row: Outcome,
+) -> Result<Outcome> {
     let lab = Lab::new()?;
     let dut = lab.machine("dut")?;
     let (first, second) = (lab.machine("first")?, lab.machine("second")?);
@@ -102,13 +117,23 @@ fn once(order: Order<'_>, failure: Failure, table: &Table, row: Outcome) -> Resu
     let places = [Place::on_cable(1), Place::on_cable(2)];
     let peers = places.map(Place::peer);
     let (engine, programs) = (order.engine, order.programs);
-    let running = engine.start(&dut, &peers, true, programs, lab.directory())?;
+    let running = engine.start(&dut, &peers, ways, programs, lab.directory())?;
+    let answering = match ways {
+        Ways::SeveralWithBfd => Some([answer_bfd(&lab, &first, 1)?, answer_bfd(&lab, &second, 2)?]),
+        _ => None,
+    };
+    // As a backup the second one has longer paths for half of the routes, and the greater router id.
+    let extra = usize::from(ways == Ways::Backup);
     let open = |machine: &Namespace, place: Place| {
         machine.within(|| {
             let patience = Duration::from_secs(30);
             Ok(Player {
                 session: Session::open(place.address, place.daemon, place.asn, patience)?,
-                messages: table.announcements(place.asn, place.next_hop(table.family), 0),
+                messages: table.announcements(
+                    place.asn,
+                    place.next_hop(table.family),
+                    if place.asn == places[1].asn { extra } else { 0 },
+                ),
                 tally: None,
             })
         })?
@@ -129,6 +154,9 @@ fn once(order: Order<'_>, failure: Failure, table: &Table, row: Outcome) -> Resu
     work::run(&dut, &mut players, Some(&goal), Instant::now())
         .map_err(|error| running.told(error))?;
     settle(&running)?;
+    if let Some(birds) = &answering {
+        birds.iter().try_for_each(wait_for_bfd)?;
+    }
 
     let packets = Packets::new();
     let stop = AtomicBool::new(false);
@@ -145,7 +173,18 @@ fn once(order: Order<'_>, failure: Failure, table: &Table, row: Outcome) -> Resu
         // Sessions are read on, so that the daemon is not held up.
         let (failing, keeping) = players.split_at_mut(1);
         scope.spawn(|| keeping[0].session.drain(true, &stop));
-        let result = packets.measure(|| match failure {
+        let result = packets.measure(ways, || match failure {
+            Failure::Bfd => {
+                let [bird, _] = answering.as_ref().context("nobody answers BFD")?;
+                bird.freeze()?;
+                // The daemon gives the session up when it has noticed.
+                let silent = Instant::now();
+                let mut heard = Heard::default();
+                while failing[0].session.read(true, &mut heard).is_ok() {
+                    ensure!(silent.elapsed() < PATIENCE, "BFD's end was not noticed");
+                }
+                Ok(Instant::now())
+            }
             Failure::Link => fail_link(&first, &dut),
             Failure::Session => {
                 failing[0].session.close();
@@ -180,6 +219,29 @@ fn settle(running: &crate::daemons::Running) -> Result<()> {
             "the daemon was still busy a minute after the table was in the kernel"
         );
     }
+}
+
+/// BFD at 100 ms × 3 on a machine at the end of cable `network`, by BIRD, whoever asks.
+fn answer_bfd(lab: &Lab, machine: &Namespace, network: u8) -> Result<Bird> {
+    let (ours, theirs) = (v4(network, 2), v4(network, 1));
+    let config = format!(
+        "router id {ours};\nprotocol device {{}}\nprotocol bfd {{\n  \
+         interface \"uplink\" {{ interval 100 ms; multiplier 3; }};\n  \
+         neighbor {theirs} dev \"uplink\" local {ours};\n}}\n"
+    );
+    Bird::start(machine, lab.directory(), &format!("bfd{network}"), &config)
+}
+
+fn wait_for_bfd(bird: &Bird) -> Result<()> {
+    lab::try_wait_for("BFD at 100 ms × 3", Duration::from_secs(20), || {
+        let sessions = bird.ask("show bfd sessions")?;
+        ensure!(
+            sessions.contains(" Up ") && sessions.contains("0.300"),
+            "{sessions}"
+        );
+        Ok(())
+    })?;
+    Ok(())
 }
 
 /// Takes the far end of the first cable down; when the daemon's machine has seen it.
@@ -278,7 +340,7 @@ impl Packets {
     }
 
     /// Lets something fail while packets flow, and waits until they flow again.
-    fn measure(&self, fail: impl FnOnce() -> Result<Instant>) -> Result<Failed> {
+    fn measure(&self, ways: Ways, fail: impl FnOnce() -> Result<Instant>) -> Result<Failed> {
         let start = Instant::now();
         loop {
             thread::sleep(Duration::from_millis(500));
@@ -290,10 +352,14 @@ impl Packets {
                 "packets did not flow before anything failed"
             );
         }
-        let recent = self.between(Duration::ZERO, self.began.elapsed());
+        let recent = || self.between(Duration::ZERO, self.began.elapsed());
         ensure!(
-            recent.into_iter().any(|(_, came)| came == 1),
+            recent().any(|(_, came)| came == 1),
             "nothing went over what is to fail: the daemon does not use both next hops"
+        );
+        ensure!(
+            ways != Ways::Backup || !recent().any(|(_, came)| came & 2 != 0),
+            "packets took the backup before anything failed"
         );
         let detected = fail()?.duration_since(self.began);
         loop {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use lab::Namespace;
 
 use crate::bgp::Session;
-use crate::daemons::{Engine, Programs, Running};
+use crate::daemons::{Engine, Programs, Running, Ways};
 use crate::measure::kernel_routes;
 use crate::network::{MOST_PEERS, Network, Place};
 use crate::outcome::Outcome;
@@ -32,7 +32,8 @@ pub(crate) enum Scenario {
     Withdraw,
     /// 5,000 UPDATEs a second on a full table.
     Churn,
-    /// Two next hops for every route; one link, and then one session, goes down.
+    /// Two next hops for every route, used together or one as the other's backup; a link, a BFD
+    /// session or a BGP session goes down.
     Failover,
     /// 5,000 routes: resident memory.
     Idle,
@@ -226,7 +227,7 @@ impl Stage {
         let peers: Vec<_> = places.iter().map(|place| place.peer()).collect();
         let folder = network.lab.directory();
         let (engine, programs) = (order.engine, order.programs);
-        let running = engine.start(&network.dut, &peers, false, programs, folder)?;
+        let running = engine.start(&network.dut, &peers, Ways::One, programs, folder)?;
         let players = open(&network.peers, &places).map_err(|error| running.told(error))?;
         let present = network.dut.within(|| -> Result<_> {
             Ok([kernel_routes(Family::Ipv4)?, kernel_routes(Family::Ipv6)?])

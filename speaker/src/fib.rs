@@ -19,7 +19,7 @@
 //! | `follow.rs`, `../nexthops.rs` | how each next hop is reached, and nexthop objects after it |
 //! | `relist.rs` | what the kernel has: adopted, compared, swept |
 //! | `report.rs` | what a person is told |
-//! | `table.rs`, `groups.rs`, `foreign.rs` | what it knows: prefixes, sets of next hops, routes of others |
+//! | `table.rs`, `groups.rs`, `objects.rs`, `foreign.rs` | what it knows: prefixes, sets of next hops and their objects, routes of others |
 //! | `plan.rs` and the plans of `groups.rs` | desired and actual → steps; pure |
 //!
 //! What is ours in the kernel carries our protocol number. Routes stay when the thread ends.
@@ -30,6 +30,7 @@ mod follow;
 mod foreign;
 mod groups;
 mod leave;
+mod objects;
 mod plan;
 mod queue;
 mod relist;

@@ -9,7 +9,7 @@ use kernel::{Netlink, NetlinkError, Path, RouteKind, list, lookup};
 use super::FibEvent;
 use super::driver::{Driver, RECEIVE};
 use super::foreign::Foreign;
-use super::groups::ObjectStep;
+use super::objects::ObjectStep;
 use super::table::State;
 use crate::nexthops::Way;
 

@@ -1,6 +1,7 @@
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 
+use super::super::objects::KIND_SHIFT;
 use super::*;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike as _};

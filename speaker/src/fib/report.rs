@@ -7,7 +7,7 @@ use plan::KernelConfig;
 
 use super::driver::Driver;
 use super::foreign::ForeignRoute;
-use super::groups::WaysOut;
+use super::objects::WaysOut;
 use super::subnets::METRIC;
 use super::table::{Entry, State};
 use super::{FibEvent, FibProblem, FibSummary, KernelState, RouteState};

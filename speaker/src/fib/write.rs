@@ -11,7 +11,7 @@ use kernel::{Failure, Path, Target};
 use super::FibEvent;
 use super::destination_of;
 use super::driver::Driver;
-use super::groups::WaysOut;
+use super::objects::WaysOut;
 use super::plan::Step;
 use super::table::{Entry, Slot, State};
 
