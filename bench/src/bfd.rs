@@ -26,7 +26,7 @@ use lab::Namespace;
 use serde_json::Value;
 
 use crate::configs;
-use crate::daemons::{DAEMON_ASN, Programs, Running};
+use crate::daemons::{DAEMON_ASN, Programs, Running, Ways};
 use crate::measure::{self, Pulse, kernel_routes};
 use crate::network::{Network, Place, v4};
 use crate::outcome::Outcome;
@@ -149,7 +149,7 @@ impl Side {
         let resources = folder.join("resources");
         fs::create_dir_all(&resources)?;
         let players: Vec<_> = (1..=3).map(|cable| Place::on_cable(cable).peer()).collect();
-        let mut text = configs::routeshare(if side == 0 { &players } else { &[] }, false);
+        let mut text = configs::routeshare(if side == 0 { &players } else { &[] }, Ways::One);
         if side == 0 {
             // The third of the players' peers is watched too.
             text += &format!("  bfd: {}\n", bfd());

@@ -295,7 +295,7 @@ impl Engine {
                 let socket = folder.join("bfd.sock");
                 command.arg("--bfd-socket").arg(&socket);
                 if ways == Ways::SeveralWithBfd {
-                    let mut bfd = machine.command(&program.with_file_name("routeshare-bfd"));
+                    let mut bfd = machine.command(program.with_file_name("routeshare-bfd"));
                     bfd.arg("--socket").arg(socket);
                     let log = folder.join("bfd.log");
                     daemons.push(machine.start("routeshare-bfd", bfd, &log)?);

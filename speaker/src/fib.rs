@@ -16,6 +16,7 @@
 //! | `driver.rs` | the thread: what it has, its turn, what it hears |
 //! | `write.rs`, `leave.rs`, `subnets.rs` | changes and repairs → route messages |
 //! | `down.rs` | next hops out of groups at once, before any route changes |
+//! | `neighbours.rs` | gateways that do not answer |
 //! | `follow.rs`, `../nexthops.rs` | how each next hop is reached, and nexthop objects after it |
 //! | `relist.rs` | what the kernel has: adopted, compared, swept |
 //! | `report.rs` | what a person is told |
@@ -30,6 +31,7 @@ mod follow;
 mod foreign;
 mod groups;
 mod leave;
+mod neighbours;
 mod objects;
 mod plan;
 mod queue;

@@ -129,6 +129,14 @@ impl NextHops {
         }
     }
 
+    /// Whether any of them is reached by this gateway.
+    pub(crate) fn has_gateway(&self, interface: u32, gateway: IpAddr) -> bool {
+        let by = |path: &Path| (path.interface, path.gateway) == (interface, Some(gateway));
+        let resolutions = self.hops.values().filter_map(|hop| hop.state.as_ref());
+        let mut known = resolutions.flatten();
+        known.any(|resolution| resolution.paths.iter().any(by))
+    }
+
     /// Takes in how the kernel would reach `address`. Says whether anything changed, and what the
     /// engine must be told.
     pub(crate) fn resolve(

@@ -9,6 +9,7 @@ mod between_two;
 mod bfd;
 mod capabilities;
 mod each_daemon;
+mod failover;
 mod further_subnets;
 mod graceful;
 mod host;

@@ -4,13 +4,15 @@ use std::os::fd::BorrowedFd;
 
 use crate::link::Link;
 use crate::message::{self, Message};
+use crate::neighbour::Neighbour;
 use crate::nexthop::NextHop;
 use crate::route::Route;
 use crate::socket::{Netlink, NetlinkError, set_option};
-use crate::{link, nexthop, route};
+use crate::{link, neighbour, nexthop, route};
 
-const GROUPS: [u32; 6] = [
+const GROUPS: [u32; 7] = [
     libc::RTNLGRP_LINK,
+    libc::RTNLGRP_NEIGH,
     libc::RTNLGRP_IPV4_IFADDR,
     libc::RTNLGRP_IPV6_IFADDR,
     libc::RTNLGRP_IPV4_ROUTE,
@@ -33,6 +35,8 @@ pub enum Event {
     LinkGone(Link),
     /// An address came, went or changed.
     Addresses,
+    /// A neighbour was found, lost, or is looked for.
+    Neighbour(Neighbour),
     /// A route is new.
     Route {
         /// As it is now.
@@ -109,6 +113,8 @@ fn event(message: Message<'_>) -> Option<Event> {
         link::NEW => Event::Link(Link::read(message)?),
         link::DELETE => Event::LinkGone(Link::read(message)?),
         libc::RTM_NEWADDR | libc::RTM_DELADDR => Event::Addresses,
+        // One that is forgotten may still be there or not.
+        neighbour::NEW => Event::Neighbour(Neighbour::read(message)?),
         route::NEW => Event::Route {
             route: Route::read(message)?,
             replaced: message.flags & message::REPLACE != 0,

@@ -19,6 +19,7 @@ use super::down::Downs;
 use super::foreign::Foreign;
 use super::groups::Groups;
 use super::leave::Leaving;
+use super::neighbours::Silent;
 use super::plan::Step;
 use super::queue::{Queue, Request, Wakes};
 use super::relist::List;
@@ -78,6 +79,7 @@ pub(super) struct Driver {
     pub(super) groups: Groups,
     pub(super) hops: NextHops,
     pub(super) down: Downs,
+    pub(super) silent: Silent,
     pub(super) foreign: Foreign,
     pub(super) subnets: Subnets,
 
@@ -161,6 +163,7 @@ impl Driver {
             groups: Groups::new(config.protocol),
             hops: NextHops::default(),
             down: Downs::default(),
+            silent: Silent::default(),
             foreign: Foreign::default(),
             subnets: Subnets::default(),
             batch: Vec::new().into_iter(),
@@ -233,7 +236,12 @@ impl Driver {
     fn rest(&mut self) {
         let now = Instant::now();
         let report = self.problems_dirty.then_some(self.report_at);
-        let next = [Some(self.next_list), self.resolve_at, report];
+        let next = [
+            Some(self.next_list),
+            self.resolve_at,
+            report,
+            self.silent.ask_at,
+        ];
         let next = next.into_iter().flatten().min();
         let timeout = next.map(|next| next.saturating_duration_since(now));
         let fds = [self.monitor.fd(), self.wakes.fd()];
@@ -328,6 +336,7 @@ impl Driver {
         self.overruns += 1;
         self.list_links();
         self.suspect = true;
+        self.silent.forget();
         self.readdressed = true;
         self.resolve_at = Some(Instant::now());
         self.begin_list(); // another one after one under way, which may be older than what is lost
@@ -349,6 +358,7 @@ impl Driver {
                 self.readdressed = true;
                 self.resolve_soon();
             }
+            Event::Neighbour(neighbour) => self.on_neighbour(neighbour),
             Event::NextHop(object) => {
                 if object.protocol == self.config.protocol {
                     self.suspect = true;

@@ -38,7 +38,8 @@ impl Driver {
                 self.tell(FibEvent::Addresses);
             }
         }
-        if due || self.suspect {
+        self.ask_the_silent();
+        if due || self.suspect || std::mem::take(&mut self.silent.changed) {
             self.repair_objects();
         }
         if due {

@@ -163,7 +163,18 @@ impl Driver {
             let paths = hops.iter().flat_map(|hop| self.hops.paths(*hop));
             paths.filter(taken).copied().collect()
         };
-        WaysOut::new(paths(hops), paths(backups))
+        let mut ways = WaysOut::new(paths(hops), paths(backups));
+        if !ways.backups.is_empty() {
+            // The kernel does not look for itself here whether its neighbours answer.
+            let answers = |path: &Path| !self.silent.contains(path);
+            if ways.backups.iter().any(answers) {
+                ways.paths.retain(answers);
+            }
+            if ways.paths.is_empty() {
+                return WaysOut::from(ways.backups);
+            }
+        }
+        ways
     }
 
     pub(super) fn is_ready(&self, slot: Slot) -> bool {

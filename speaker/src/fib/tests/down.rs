@@ -20,7 +20,8 @@ fn heard(witness: &mut Monitor) -> (usize, usize) {
                     routes += usize::from(route.owner.protocol == CONFIG.protocol);
                 }
                 Event::NextHop(_) => objects += 1,
-                Event::Link(_) | Event::LinkGone(_) | Event::Addresses => {}
+                Event::Link(_) | Event::LinkGone(_) => {}
+                Event::Addresses | Event::Neighbour(_) => {}
             })
             .expect("no overrun");
     }
@@ -319,5 +320,35 @@ fn a_member_whose_neighbour_does_not_answer_is_passed_over_by_the_kernel() {
         }
         assert_eq!(taken("10.1.0."), only("a1"));
         assert_eq!(taken("2001:db8:77::"), only("a1"));
+    });
+}
+
+#[test]
+fn a_backup_takes_over_from_a_gateway_that_does_not_answer_until_it_does() {
+    in_namespace(|lab| {
+        backed_up(lab);
+        for (hop, net) in [(A, "10.1.0."), (A6, "2001:db8:77::")] {
+            let known = "lladdr 02:00:00:00:00:09 nud reachable";
+            ip(&format!("neigh replace {hop} dev a0 {known}"));
+            assert_eq!(taken(net), only("a0"));
+            ip(&format!("neigh replace {hop} dev a0 nud failed"));
+            lab.wait_for("the backup is used", |_| taken(net) == only("a1"));
+            assert_eq!(
+                taken("10.2.0."),
+                only("a1"),
+                "no backup that does not answer"
+            );
+            lab.wait_for("it is asked again", |_| {
+                let output = std::process::Command::new("ip")
+                    .args(["neigh", "show", hop, "dev", "a0"])
+                    .output();
+                let text = String::from_utf8(output.expect("`ip` runs").stdout).expect("text");
+                text.contains("INCOMPLETE")
+            });
+            ip(&format!("neigh replace {hop} dev a0 {known}"));
+            lab.wait_for("it is back", |_| taken(net) == only("a0"));
+        }
+        assert_eq!(lab.summary().repaired, 0);
+        assert_eq!(lab.summary().installed, 4);
     });
 }

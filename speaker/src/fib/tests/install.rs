@@ -114,7 +114,12 @@ fn what_is_there_after_a_restart_is_adopted_without_a_write() {
             .read(1000, |event| events.push(event))
             .expect("no overrun");
         // Interfaces and addresses settle by themselves.
-        events.retain(|event| !matches!(event, Event::Link(_) | Event::Addresses));
+        events.retain(|event| {
+            !matches!(
+                event,
+                Event::Link(_) | Event::Addresses | Event::Neighbour(_)
+            )
+        });
         assert_eq!(events, []);
         assert_eq!((lab.ours(), lab.objects()), before);
     });
