@@ -147,6 +147,8 @@ enum State {
         /// The engine has something to send.
         wanted: bool,
     },
+    /// Closed by the engine; it still counts among those of its address.
+    Draining,
 }
 
 impl Transport {
@@ -337,11 +339,13 @@ impl Transport {
     pub(crate) fn close(&mut self, conn: ConnId, last: BytesMut) {
         self.ready.remove(&conn);
         if let Some(Connection {
+            remote,
             state: State::Open { handle, .. },
-            ..
         }) = self.connections.remove(&conn)
         {
             handle.close(last);
+            let state = State::Draining;
+            self.connections.insert(conn, Connection { remote, state });
         }
     }
 
@@ -394,10 +398,10 @@ impl Transport {
                     Err(error) => Some(Event::ConnectFailed { conn, error }),
                 }
             }
-            Note::Received { conn, data } => self
-                .connections
-                .contains_key(&conn)
-                .then_some(Event::Received { conn, data }),
+            Note::Received { conn, data } => {
+                let state = &self.connections.get(&conn)?.state;
+                matches!(state, State::Open { .. }).then_some(Event::Received { conn, data })
+            }
             Note::Sent { conn, spare } => {
                 self.keep(spare);
                 let Connection {
@@ -418,8 +422,10 @@ impl Transport {
             }
             Note::Closed { conn, error } => {
                 self.ready.remove(&conn);
-                self.connections.remove(&conn)?;
-                Some(Event::Closed { conn, error })
+                match self.connections.remove(&conn)?.state {
+                    State::Draining => None,
+                    _ => Some(Event::Closed { conn, error }),
+                }
             }
             Note::Listening { address, problem } => {
                 // A listener that is gone may still have spoken.
@@ -451,6 +457,7 @@ impl Transport {
             >= ACCEPTED_PER_ADDRESS
         {
             self.refusals.too_many(from);
+            listen::reset(&stream);
             return None;
         }
         let conn = ConnId(ACCEPTED + self.accepted);

@@ -198,7 +198,8 @@ fn a_parameter_that_ends_behind_its_open_is_refused() {
 fn a_keepalive_before_the_open_is_an_error_of_the_state_machine() {
     with(ASN, |bad| {
         let keepalive = message(KEEPALIVE, &[]);
-        opens_with(bad, &keepalive, (5, 1), "Finite State Machine Error");
+        let told = opens_with(bad, &keepalive, (5, 1), "Finite State Machine Error");
+        assert_eq!(told.body[2..], [KEEPALIVE]);
     });
 }
 

@@ -13,6 +13,7 @@ mod failover;
 mod further_subnets;
 mod graceful;
 mod host;
+mod hostile;
 mod kernel;
 mod keys;
 mod kills;

@@ -111,6 +111,28 @@ impl Raw {
         self.stream.write_all(bytes).context("cannot send")
     }
 
+    /// Whether the other side has closed it, or reset it; waits up to ten seconds for that.
+    pub fn is_closed(&mut self) -> bool {
+        let mut byte = [0];
+        loop {
+            match self.stream.read(&mut byte) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() == std::io::ErrorKind::ConnectionReset,
+            }
+        }
+    }
+
+    /// Waits as long as this for the other side from now on.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be told.
+    pub fn set_patience(&mut self, patience: Duration) -> anyhow::Result<()> {
+        self.stream.set_read_timeout(Some(patience))?;
+        Ok(self.stream.set_write_timeout(Some(patience))?)
+    }
+
     /// The next message.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! Our own speaker on a machine of the lab, with `bgpctl` to ask it.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -11,6 +13,9 @@ use serde_json::Value;
 use crate::namespace::Namespace;
 use crate::process::{Daemon, output, program};
 use crate::wait::{try_wait_for, wait_for};
+
+/// Where each serves its metrics; the machine is its own.
+const METRICS: &str = "127.0.0.1:9180";
 
 /// A running speaker that reads its resources from files; ended when dropped.
 #[derive(Debug)]
@@ -101,6 +106,54 @@ impl<'a> Speaker<'a> {
     /// Its process number.
     pub fn id(&self) -> Option<u32> {
         self.daemon.id()
+    }
+
+    /// All that it has printed so far.
+    pub fn log(&self) -> String {
+        self.daemon.log()
+    }
+
+    /// A number out of its `/proc/PID/status`, such as `VmRSS`, the memory in use in KiB, or `VmHWM`,
+    /// the most that ever was.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended, or there is no such line.
+    pub fn proc_status(&self, field: &str) -> anyhow::Result<u64> {
+        let id = self.id().context("it has ended")?;
+        let status = fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let number = line.and_then(|line| line.trim_start_matches(':').split_whitespace().next());
+        let number = number.with_context(|| format!("no {field} in {status}"))?;
+        Ok(number.parse()?)
+    }
+
+    /// How many files and sockets it has open.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended.
+    pub fn open_files(&self) -> anyhow::Result<usize> {
+        let id = self.id().context("it has ended")?;
+        Ok(fs::read_dir(format!("/proc/{id}/fd"))?.count())
+    }
+
+    /// A metric by its name and labels, as its line begins.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be asked, or has no such metric.
+    pub fn metric(&self, name: &str) -> anyhow::Result<u64> {
+        let text = self.machine.within(|| -> std::io::Result<String> {
+            let mut stream = TcpStream::connect(METRICS)?;
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            Ok(text)
+        })??;
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let line = line.with_context(|| format!("no metric {name} in {text}"))?;
+        Ok(line.trim().parse()?)
     }
 
     /// What `bgpctl` prints for a command line such as `show peers`.
@@ -223,6 +276,7 @@ fn launch(machine: &Namespace, node: &str, directory: &Path) -> anyhow::Result<D
         .arg(directory.join("speaker.sock"))
         .arg("--bfd-socket")
         .arg(directory.join("bfd.sock"))
+        .args(["--metrics", METRICS])
         .env("NO_COLOR", "1")
         .env("RUST_LOG", "info,routeshare_speaker=debug");
     machine.start(

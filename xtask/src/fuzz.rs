@@ -237,7 +237,8 @@ fn fuzz(
         let mut last = String::new();
         for line in BufReader::new(output).split(b'\n') {
             let line = String::from_utf8_lossy(&line?).into_owned();
-            if line.starts_with('#') {
+            let is_progress = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
+            if line.strip_prefix('#').is_some_and(is_progress) {
                 // `#16384  pulse  cov: 1090 ft: 2122 corp: 293/14Kb lim: 2048 exec/s: 5461 …`
                 last = line
                     .split_whitespace()

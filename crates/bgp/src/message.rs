@@ -326,9 +326,11 @@ impl Notification {
         Notification::new(code::HOLD_TIMER, 0, Bytes::new())
     }
 
-    /// Finite State Machine Error.
-    pub fn fsm(error: FsmError) -> Notification {
-        Notification::new(code::FSM, error as u8, Bytes::new())
+    /// Finite State Machine Error; the data is the type of the message that must not arrive, where it
+    /// was one. RFC 6608 §4.
+    pub fn fsm(error: FsmError, message: Option<u8>) -> Notification {
+        let data: Vec<u8> = message.into_iter().collect();
+        Notification::new(code::FSM, error as u8, data)
     }
 
     /// Cease. `text` tells the other side's people why; it is sent with an administrative shutdown

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
+use super::listen::reset;
 use super::terms::{self, Known, Signing, Terms};
 use super::{DRAIN, Note, addresses};
 
@@ -210,21 +211,25 @@ async fn run(
     // Bytes not yet in the socket: kept out here because closing cancels the writing.
     let mut pending = BytesMut::new();
     let ended = tokio::select! {
-        result = read(conn, reader, &notes, given_back) => Some(result),
-        result = write(conn, &mut writer, &notes, &mut queue, &mut pending) => Some(result),
+        result = read(conn, reader, &notes, given_back) => result,
+        result = write(conn, &mut writer, &notes, &mut queue, &mut pending) => result,
         last = closed => {
             // The transport drops the handle without a word only when it is gone itself.
             let last = last.unwrap_or_default();
             let rest = queue.try_recv().unwrap_or_default();
             // What cannot be sent now is lost with the connection: the engine has let go of it.
-            let _ = tokio::time::timeout(DRAIN, drain(&mut stream, pending.chain(rest).chain(last))).await;
-            None
+            let drained = drain(&mut stream, pending.chain(rest).chain(last));
+            if tokio::time::timeout(DRAIN, drained).await.is_err() {
+                // Else the kernel would keep it for minutes, for a peer that takes nothing.
+                reset(&stream);
+            }
+            Ok(())
         }
     };
-    if let Some(result) = ended {
-        let error = result.err().map(|error| error.to_string());
-        let _ = notes.send(Note::Closed { conn, error }).await;
-    }
+    let error = ended.err().map(|error| error.to_string());
+    // The socket goes first: whoever hears of it may count on that.
+    drop(stream);
+    let _ = notes.send(Note::Closed { conn, error }).await;
 }
 
 /// Reads until the other side closes.

@@ -339,7 +339,7 @@ impl Acceptor<'_> {
 }
 
 /// Makes closing send RST, so that a flood leaves nothing behind here, not even TIME_WAIT.
-fn reset(stream: &TcpStream) {
+pub(super) fn reset(stream: &TcpStream) {
     if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
         tracing::debug!(%error, "cannot set SO_LINGER");
     }

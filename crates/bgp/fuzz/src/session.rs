@@ -328,6 +328,7 @@ impl Caller {
                 assert!(!wire.was_notified, "answers a NOTIFICATION");
                 if notification.code == message::code::FSM {
                     assert!((1..=3).contains(&notification.subcode));
+                    assert!(notification.data.len() <= 1);
                 }
                 wire.notified = true;
             }

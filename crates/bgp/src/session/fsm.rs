@@ -96,8 +96,10 @@ pub(super) enum Event {
     PeerRestarted,
     /// KeepAliveMsg (26).
     KeepAliveMsg,
-    /// UpdateMsg (27); ROUTE-REFRESH counts as one. RFC 2918 §4.
+    /// UpdateMsg (27).
     UpdateMsg,
+    /// ROUTE-REFRESH, which counts as one. RFC 2918 §4.
+    RouteRefreshMsg,
     /// SendHoldTimer_Expires (29). RFC 9687 §4.
     SendHoldTimerExpires,
 }
@@ -123,6 +125,11 @@ pub(super) struct Fsm {
     pub(super) negotiated: Option<Box<Negotiated>>,
     /// Since when it is Established.
     pub(super) established: Option<Instant>,
+}
+
+/// A message of this type has no place in the state. RFC 6608 §4.
+fn unexpected_message(state: FsmError, kind: u8) -> DownReason {
+    DownReason::sent(Notification::fsm(state, Some(kind)))
 }
 
 impl Fsm {
@@ -244,7 +251,9 @@ impl Fsm {
         match event {
             Event::Start | Event::TcpCrAcked | Event::TcpConnectionConfirmed(_) => {}
             Event::KeepaliveTimerExpires => self.keep_alive(now, cx),
-            Event::KeepAliveMsg | Event::UpdateMsg => self.restart_hold(now),
+            Event::KeepAliveMsg | Event::UpdateMsg | Event::RouteRefreshMsg => {
+                self.restart_hold(now);
+            }
             event => self.leave(now, event, FsmError::Established, cx),
         }
     }
@@ -269,7 +278,11 @@ impl Fsm {
                 self.conn = None;
                 DownReason::ConnectionLost(error)
             }
-            _ => DownReason::sent(Notification::fsm(unexpected)),
+            Event::BgpOpen(_) => unexpected_message(unexpected, 1),
+            Event::UpdateMsg => unexpected_message(unexpected, 2),
+            Event::KeepAliveMsg => unexpected_message(unexpected, 4),
+            Event::RouteRefreshMsg => unexpected_message(unexpected, 5),
+            _ => DownReason::sent(Notification::fsm(unexpected, None)),
         };
         if let DownReason::Sent { notification, .. } = &reason {
             cx.send_notification(conn, notification);

@@ -98,6 +98,10 @@ pub struct Session {
     backoff: Backoff,
     /// IdleHoldTimer: when a session that fell starts again.
     idle_hold: Option<Instant>,
+    /// Until when the peer's own attempts are refused, too: as long as `idle_hold` when routes were
+    /// exchanged before, so that a session that flaps does not shake the tables; soon after an attempt
+    /// that came to nothing, which costs nobody anything and is mended at the other side.
+    closed_until: Option<Instant>,
     /// The peer sent more prefixes than it may, and is not sought before `idle_hold`; without that,
     /// not before a person asks.
     over_limit: bool,
@@ -112,6 +116,9 @@ pub struct Session {
 /// How long after a session is Established another connection may still be one that was opened at
 /// the same moment; later it means that the peer has restarted, if it can restart gracefully.
 const NO_COLLISION: Duration = Duration::from_secs(5);
+
+/// How long a peer's own attempts are refused at most after one that came to nothing.
+const CLOSED: Duration = Duration::from_secs(5);
 
 /// One of a session's two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +137,7 @@ impl Session {
             second: None,
             backoff: Backoff::default(),
             idle_hold: None,
+            closed_until: None,
             over_limit: false,
             shutdown: config.shutdown.clone(),
             configured_shutdown: config.shutdown.clone(),
@@ -226,7 +234,12 @@ impl Session {
     /// The peer opened a connection. Event 17.
     pub fn accepted(&mut self, now: Instant, conn: ConnId) {
         match (self.main.state, &self.second) {
-            (State::Idle, _) => return self.cx.close(conn),
+            (State::Idle, _) if !self.is_welcome(now) => return self.cx.close(conn),
+            (State::Idle, _) => {
+                self.idle_hold = None;
+                self.main = Fsm::listening();
+                return self.feed(now, Slot::Main, Event::TcpConnectionConfirmed(conn));
+            }
             (State::Active, _) => {
                 return self.feed(now, Slot::Main, Event::TcpConnectionConfirmed(conn));
             }
@@ -239,6 +252,12 @@ impl Session {
         }
         self.second = Some(Fsm::listening());
         self.feed(now, Slot::Second, Event::TcpConnectionConfirmed(conn));
+    }
+
+    /// Whether a waiting session takes the peer's attempt.
+    fn is_welcome(&self, now: Instant) -> bool {
+        let waits = self.shutdown.is_none() && !self.over_limit && self.idle_hold.is_some();
+        waits && self.closed_until.is_some_and(|until| until <= now)
     }
 
     /// An attempt at a connection succeeded. Event 16.
@@ -289,7 +308,7 @@ impl Session {
             }
             Message::RouteRefresh { family, kind } => {
                 counts.route_refresh += 1;
-                self.feed(now, slot, Event::UpdateMsg);
+                self.feed(now, slot, Event::RouteRefreshMsg);
                 let negotiated = self.negotiated().filter(|_| self.conn() == Some(conn));
                 match (negotiated, family) {
                     (Some(negotiated), Some(family)) if negotiated.families.contains(&family) => {
@@ -546,7 +565,14 @@ impl Session {
         if self.main.state == State::Idle && self.since.is_some() && !waiting {
             let lasted = self.main.established.take();
             let time = self.backoff.fell(lasted.map(|since| now - since));
-            self.idle_hold = Some(now + self.cx.random.jitter(time));
+            let time = self.cx.random.jitter(time);
+            self.idle_hold = Some(now + time);
+            let closed = if lasted.is_some() {
+                time
+            } else {
+                time.min(CLOSED)
+            };
+            self.closed_until = Some(now + closed);
         }
         if self.shown != self.state() {
             self.shown = self.state();

@@ -8,4 +8,5 @@
 
 mod hostile;
 mod rig;
+mod slow;
 mod truthful;

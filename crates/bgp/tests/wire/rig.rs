@@ -139,12 +139,19 @@ pub(crate) struct Rig {
     busy: BTreeSet<Who>,
     conns: BTreeMap<Who, ConnId>,
     next_conn: u64,
+    hold_time: u16,
 }
 
 impl Rig {
     /// Both sessions are Established, and neither has any routes.
     pub(crate) fn established() -> Rig {
+        Rig::established_with_hold_time(0)
+    }
+
+    /// The same; the peers offer this hold time, in seconds.
+    pub(crate) fn established_with_hold_time(hold_time: u16) -> Rig {
         let mut rig = Rig {
+            hold_time,
             engine: Engine::new(7),
             now: Instant::now(),
             sent: BTreeMap::new(),
@@ -181,7 +188,7 @@ impl Rig {
         self.settle();
         let open = Open {
             asn: who.asn(),
-            hold_time: 0,
+            hold_time: self.hold_time,
             router_id: RouterId([10, 0, 0, 1 + who as u8].into()),
             capabilities: Capabilities {
                 families: Family::ALL.to_vec(),
@@ -354,6 +361,14 @@ impl Rig {
     pub(crate) fn advertised(&self, who: Who) -> BTreeMap<Prefix, Attributes> {
         let peer = who.name().into();
         self.routes(View::Advertised { peer })
+    }
+}
+
+/// About how many octets of UPDATEs a message is.
+pub(crate) fn size(message: &Message) -> usize {
+    match message {
+        Message::Update(body) => body.len(),
+        _ => 0,
     }
 }
 

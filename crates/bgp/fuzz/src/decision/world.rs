@@ -418,7 +418,7 @@ impl World {
         let (mut rows, mut after) = (Vec::new(), None);
         loop {
             let page = self.engine.routes(&query, after, 3).expect("it is a peer");
-            rows.extend(page.rows);
+            rows.extend(page.rows());
             match page.next {
                 Some(cursor) => after = Some(cursor),
                 None => return rows,

@@ -372,3 +372,72 @@ fn a_configuration_that_enables_a_session_is_put_in_force_whole() {
     rig.session.reconfigure(rig.now, &other, router_id(1));
     assert_eq!(rig.session.state(), State::Idle);
 }
+
+#[test]
+fn a_session_that_flaps_a_hundred_times_spends_its_time_waiting() {
+    let passive = PeerConfig {
+        passive: true,
+        ..peer()
+    };
+    let mut rig = Rig::new(&passive);
+    let began = rig.now;
+    for flap in 0..100 {
+        // The peer tries every second, and is refused while the session waits.
+        let mut conn = ConnId(1 << 63 | flap << 16);
+        while rig.session.state() != State::OpenSent {
+            rig.advance(Duration::from_secs(1));
+            conn.0 += 1;
+            rig.session.accepted(rig.now, conn);
+        }
+        rig.open(conn);
+        rig.keepalive(conn);
+        assert_eq!(rig.session.state(), State::Established);
+        let close = Notification::cease(Cease::AdministrativeReset, "");
+        rig.session
+            .receive(rig.now, conn, Message::Notification(close));
+        assert_eq!(rig.session.state(), State::Idle);
+    }
+    let took = (rig.now - began).as_secs();
+    // 94 waits of at least three quarters of a minute, and the shorter ones before them.
+    assert!(took > 94 * 45, "{took} s");
+    assert!(rig.session.poll_timeout().unwrap() <= rig.now + Duration::from_secs(60));
+    // What lasts is not remembered against it.
+    rig.advance(Duration::from_secs(60));
+    rig.session.accepted(rig.now, THEIR_CONN);
+    rig.open(THEIR_CONN);
+    rig.keepalive(THEIR_CONN);
+    for _ in 0..30 {
+        rig.advance(Duration::from_secs(20));
+        rig.keepalive(THEIR_CONN);
+        rig.session.sent(THEIR_CONN);
+    }
+    rig.session.closed(rig.now, THEIR_CONN, None);
+    assert!(rig.session.poll_timeout().unwrap() <= rig.now + Duration::from_secs(1));
+}
+
+/// An operator who has mended the other side is not kept waiting.
+#[test]
+fn a_peer_whose_attempts_came_to_nothing_may_try_again_soon() {
+    let mut rig = Rig::new(&peer());
+    let wrong = Open {
+        asn: Asn(1),
+        ..their_open()
+    };
+    for attempt in 0..8 {
+        let conn = ConnId(1 << 63 | attempt << 16);
+        rig.session.accepted(rig.now, conn);
+        rig.session
+            .receive(rig.now, conn, Message::Open(wrong.clone()));
+        rig.advance(Duration::from_secs(61));
+        rig.actions();
+    }
+    let conn = ConnId(1 << 63 | 99 << 16);
+    rig.session.accepted(rig.now, conn);
+    rig.session.receive(rig.now, conn, Message::Open(wrong));
+    rig.advance(Duration::from_secs(5));
+    rig.actions();
+    rig.session.accepted(rig.now, THEIR_CONN);
+    rig.open(THEIR_CONN);
+    rig.keepalive(THEIR_CONN);
+    assert_eq!(rig.session.state(), State::Established);
+}
