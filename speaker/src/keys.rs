@@ -8,18 +8,22 @@
 //! A key lives in one page of memory that is in no core dump ([`Key`]), and goes from there to the
 //! kernel. Nothing here prints one.
 
+pub(crate) mod ao;
+pub(crate) mod md5;
 mod secret;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use nix::libc;
 use tokio::sync::watch;
 
-pub(crate) use secret::{Key, unsign};
+pub(crate) use secret::Key;
 
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -51,10 +55,27 @@ pub(crate) enum KeyError {
     NoFile { file: String },
     #[error("{file} holds no key: it is empty")]
     Empty { file: String },
-    #[error("{file} holds more than {most} octets, and a TCP MD5 key has no more than that")]
+    #[error("{file} holds more than {most} octets, and no key has more than that")]
     TooLong { file: String, most: usize },
     #[error("cannot keep the key in {file} in memory: {source}")]
     Memory { file: String, source: io::Error },
+}
+
+/// A `sockaddr_storage` that holds a `sockaddr_in` or `sockaddr_in6` of any port.
+fn address(ip: IpAddr) -> [u8; 128] {
+    let mut bytes = [0; 128];
+    let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
+    match ip {
+        IpAddr::V4(ip) => {
+            put(0, &(libc::AF_INET as libc::sa_family_t).to_ne_bytes());
+            put(4, &ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            put(0, &(libc::AF_INET6 as libc::sa_family_t).to_ne_bytes());
+            put(8, &ip.octets());
+        }
+    }
+    bytes
 }
 
 /// What changes when a file is written or replaced.

@@ -1,6 +1,7 @@
 //! TCP MD5 (RFC 2385): with BIRD and FRR, with wrong and missing keys, and with keys that change.
 
 use std::fs::{self, Permissions};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -184,7 +185,7 @@ fn a_wrong_key_or_none_at_the_other_side_keeps_the_session_down() {
         let key = KeyFile::new(&lab, "tor.key");
         key.write("correct horse");
         let speaker = signed(tor_address, &key, "").start(&lab, &node);
-        wait_for_error(&speaker, "a wrong or missing TCP MD5 key");
+        wait_for_error(&speaker, "a wrong or missing key");
         bird.configure(&bird_config(node_address, "")).unwrap();
         wait_for("unsigned segments of BIRD to be dropped", SOON, || {
             let text = node.run("nstat -asz TcpExtTCPMD5NotFound")?;
@@ -294,7 +295,7 @@ fn a_key_changes_on_both_sides_under_a_session_that_stays() {
         }
         // A key that only one side has ends it when the hold time is over, and not before.
         ours.write("nobody knows");
-        wait_for_error(&speaker, "TCP MD5 key");
+        wait_for_error(&speaker, "a wrong or missing key");
     }
 }
 
@@ -317,6 +318,60 @@ fn a_router_that_resets_its_session_for_a_new_key_is_back_at_once() {
         Ok(())
     });
     speaker.wait_for_route("10.77.0.0/24");
+}
+
+#[test]
+fn tcp_ao_comes_up_where_the_kernel_has_it_and_is_refused_with_words_where_not() {
+    let lab = Lab::new().unwrap();
+    let (tor, node) = cabled(&lab);
+    let key = KeyFile::new(&lab, "tor.key");
+    key.write("correct horse");
+    let side = |send: u8, receive: u8| {
+        let file = key.path().display();
+        let text =
+            format!("tcpAo: {{keys: [{{sendId: {send}, receiveId: {receive}, file: {file}}}]}}\n");
+        &*Box::leak(text.into_boxed_str())
+    };
+    let host = Host {
+        peers: vec![Peer::new("tor", "10.1.0.1", 65101).with(side(1, 2))],
+        ..host()
+    };
+    let other = Host {
+        addresses: vec!["10.1.0.1"],
+        peers: vec![Peer::new("node", NODE, 65201).with(side(2, 1))],
+        ..Host::new("tor", 65101)
+    };
+    let speaker = host.start(&lab, &node);
+    let _other = other.start(&lab, &tor);
+    let socket = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    if kernel_has_tcp_ao(&socket) {
+        speaker.wait_for_state("tor", "Established");
+    } else {
+        wait_for_error(&speaker, "this host's kernel has no TCP-AO");
+        wait_for_problem(&speaker, "NoTcpAo", "peer tor");
+        let peer = speaker.peer("tor").unwrap();
+        assert_eq!(number(&peer, "sent.open"), 0, "{peer}");
+    }
+    no_word_of("correct horse", &lab, &speaker);
+}
+
+/// What `getsockopt(TCP_AO_INFO)` says of a socket without keys.
+fn kernel_has_tcp_ao(socket: &std::net::TcpListener) -> bool {
+    const TCP_AO_INFO: libc::c_int = 40;
+    let mut info = [0_u64; 6];
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the pointers are those of `info` and `length`, which live until the call is over.
+    let outcome = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            TCP_AO_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    let error = std::io::Error::last_os_error();
+    outcome == 0 || error.raw_os_error() == Some(libc::ENOENT)
 }
 
 /// A stretch of a process's memory, as `/proc/PID/smaps` has it.

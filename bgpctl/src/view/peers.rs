@@ -160,6 +160,7 @@ impl From<&proto::bfd::v1::Session> for Bfd {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Key {
+    kind: String,
     file: String,
     problem: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -275,6 +276,7 @@ impl From<&speaker::Peer> for Peer {
             over_limit: peer.over_limit,
             ttl_security: peer.ttl_security,
             key: peer.key.as_ref().map(|key| Key {
+                kind: key.kind.clone(),
                 file: key.file.clone(),
                 problem: key.problem.clone(),
                 since: rfc3339(key.since_ms),

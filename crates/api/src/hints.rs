@@ -59,7 +59,6 @@ const LATER: &[(&str, &str, &str)] = &[
         "secret",
         "keys out of Kubernetes Secrets are not available yet; use file",
     ),
-    ("PeerSpec", "tcpAo", "TCP-AO is not available yet"),
     ("PeerSpec", "addPath", "ADD-PATH is not available yet"),
     (
         "PeerSpec",
@@ -246,10 +245,17 @@ pub(crate) fn missing(field: &str) -> String {
 
 /// What to say where a key may stand in the place of a map: what was found is not repeated.
 pub(crate) fn instead_of_secret(schema: &str) -> Option<&'static str> {
-    (schema == "PasswordSpec").then_some(
-        "is no map, and not repeated here as it may be a key; allowed: a map with the field file, such as `{file: /etc/routeshare/tor.key}`; the key itself \
-         stands in no resource",
-    )
+    match schema {
+        "PasswordSpec" => Some(
+            "is no map, and not repeated here as it may be a key; allowed: a map with the field file, such as \
+             `{file: /etc/routeshare/tor.key}`; the key itself stands in no resource",
+        ),
+        "TcpAoSpec" | "TcpAoKey" => Some(
+            "is no map, and not repeated here as it may be a key; write such as `tcpAo: {keys: [{sendId: 1, \
+             receiveId: 1, file: /etc/routeshare/tor.key}]}`; the key itself stands in no resource",
+        ),
+        _ => None,
+    }
 }
 
 /// What to write where a plain value stands in the place of a map.

@@ -38,7 +38,7 @@ pub use node::NodeSpec;
 pub use parse::{Parsed, SourceFile, parse};
 pub use peer::{
     BfdAuthKind, BfdAuthentication, BfdSpec, LocalAddress, NextHopSpec, PasswordSpec, PeerSpec,
-    Shutdown, TtlSecurity,
+    Shutdown, TcpAoAlgorithm, TcpAoKey, TcpAoSpec, TtlSecurity,
 };
 pub use policy::{
     ActionSpec, LengthSpec, MatchSpec, OriginSpec, PrefixSpec, PrependSpec, RoutePolicySpec,

@@ -59,6 +59,9 @@ pub struct PeerSpec {
     /// Sign every TCP segment with a key that the other side has too (TCP MD5, RFC 2385).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<PasswordSpec>,
+    /// Sign every TCP segment with one of several keys that the other side has too (TCP-AO, RFC 5925).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp_ao: Option<TcpAoSpec>,
     /// Timers, where they are not what the Fabric says.
     #[serde(default)]
     pub timers: TimersSpec,
@@ -114,6 +117,40 @@ pub struct PasswordSpec {
     /// A file on the node that holds the key, 1 to 80 octets; an absolute path. One newline at its
     /// end does not count.
     pub file: String,
+}
+
+/// Keys for TCP-AO. RFC 5925.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TcpAoSpec {
+    /// At least one. The other side is asked to use the first; all are accepted.
+    pub keys: Vec<TcpAoKey>,
+}
+
+/// A key for TCP-AO, and its numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TcpAoKey {
+    /// Its number in segments that we send: the other side's `receiveId`.
+    pub send_id: Number<u8, 0, 255>,
+    /// Its number in segments that the other side sends.
+    pub receive_id: Number<u8, 0, 255>,
+    /// How segments are signed.
+    #[serde(default)]
+    pub algorithm: TcpAoAlgorithm,
+    /// A file on the node that holds the key, 1 to 80 octets; an absolute path. One newline at its
+    /// end does not count.
+    pub file: String,
+}
+
+/// How segments are signed with TCP-AO. RFC 5926.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TcpAoAlgorithm {
+    /// HMAC-SHA-1-96.
+    #[default]
+    HmacSha1,
+    /// AES-128-CMAC-96.
+    Aes128Cmac,
 }
 
 /// The generalised TTL security mechanism: both sides send with TTL 255, which no router on the way

@@ -4,9 +4,13 @@
 //! and [`Config::check`] finds what can be wrong between them. They serialise for `bgpctl show
 //! config`; the wire form between controller and speaker is `proto`'s.
 
+mod authentication;
+
 use std::net::IpAddr;
 
 use serde::Serialize;
+
+pub use authentication::{AoAlgorithm, AoKey, Authentication};
 
 use crate::types::{Asn, Community, ExtendedCommunity, Family, LargeCommunity, Prefix, RouterId};
 
@@ -77,16 +81,6 @@ pub struct PeerConfig {
     pub allow_own_as: u8,
     /// Graceful restart, ours and the peer's; `None`: not offered. RFC 4724.
     pub graceful_restart: Option<GracefulRestart>,
-}
-
-/// How TCP segments of a session are signed, with keys that both sides have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub enum Authentication {
-    /// TCP MD5. RFC 2385.
-    Md5 {
-        /// Where the key is, on the node. The key itself is in no configuration.
-        key_file: String,
-    },
 }
 
 impl PeerConfig {
@@ -407,7 +401,7 @@ pub enum ConfigError {
     #[error("two {kind} are named `{name}`; names must be unique")]
     Twice {
         /// `peers`, `policies`, `advertisements` or `originated prefixes`.
-        kind: &'static str,
+        kind: String,
         /// The name.
         name: String,
     },
@@ -531,11 +525,8 @@ impl Config {
                 return Err(value("the TTL", &peer.ttl, "255 with TTL security"));
             }
         }
-        if let Some(Authentication::Md5 { key_file }) = &peer.authentication
-            && !key_file.starts_with('/')
-        {
-            let found = &"another";
-            return Err(value("the key's file", found, "an absolute path"));
+        if let Some(authentication) = &peer.authentication {
+            authentication.check(&by)?;
         }
         if let Some(limits) = peer.max_prefixes {
             if !(1..=100).contains(&limits.warn_at_percent) {
@@ -577,14 +568,14 @@ impl Config {
 }
 
 fn unique<T: Ord + std::fmt::Display>(
-    kind: &'static str,
+    kind: &str,
     names: impl Iterator<Item = T>,
 ) -> Result<(), ConfigError> {
     let mut seen = std::collections::BTreeSet::new();
     for name in names {
         if seen.contains(&name) {
             return Err(ConfigError::Twice {
-                kind,
+                kind: kind.to_owned(),
                 name: name.to_string(),
             });
         }

@@ -5,11 +5,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use api::{
     AsnSource, GracefulRestartSpec, LimitActionSpec, LocalAddress, LongLivedSpec, MaxPrefixes,
-    NextHopSpec, Node, Peer, RestartSeconds, TimersSpec, Topology, UnawarePeers,
+    NextHopSpec, Node, Peer, PeerSpec, RestartSeconds, TcpAoAlgorithm, TimersSpec, Topology,
+    UnawarePeers,
 };
 use bgp::config::{
-    Advertisement, Authentication, Config, DecisionConfig, GracefulRestart, LimitAction, LongLived,
-    NextHopMode, Originated, PeerConfig, Policy, PrefixLimits, Timers,
+    Advertisement, AoAlgorithm, AoKey, Authentication, Config, DecisionConfig, GracefulRestart,
+    LimitAction, LongLived, NextHopMode, Originated, PeerConfig, Policy, PrefixLimits, Timers,
 };
 use bgp::types::{Asn, Prefix, RouterId};
 
@@ -231,9 +232,7 @@ fn session(snapshot: &Snapshot, node: &Node, peer: &Peer, asn: Asn) -> Result<Pe
             None => spec.ttl.map_or(default_ttl, |ttl| ttl.get()),
         },
         ttl_security: spec.ttl_security.map(|it| it.hops.get()),
-        authentication: (spec.password.as_ref()).map(|it| Authentication::Md5 {
-            key_file: it.file.clone(),
-        }),
+        authentication: authentication(spec),
         families: spec
             .families
             .iter()
@@ -258,6 +257,24 @@ fn session(snapshot: &Snapshot, node: &Node, peer: &Peer, asn: Asn) -> Result<Pe
             remote_asn != asn,
         ),
     })
+}
+
+fn authentication(spec: &PeerSpec) -> Option<Authentication> {
+    if let Some(tcp_ao) = &spec.tcp_ao {
+        let keys = tcp_ao.keys.iter().map(|key| AoKey {
+            send_id: key.send_id.get(),
+            receive_id: key.receive_id.get(),
+            algorithm: match key.algorithm {
+                TcpAoAlgorithm::HmacSha1 => AoAlgorithm::HmacSha1,
+                TcpAoAlgorithm::Aes128Cmac => AoAlgorithm::Aes128Cmac,
+            },
+            key_file: key.file.clone(),
+        });
+        let keys = keys.collect();
+        return Some(Authentication::Ao { keys });
+    }
+    let key_file = spec.password.as_ref()?.file.clone();
+    Some(Authentication::Md5 { key_file })
 }
 
 fn prefix_limits(spec: MaxPrefixes) -> PrefixLimits {

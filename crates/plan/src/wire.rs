@@ -9,14 +9,15 @@ use std::str::FromStr;
 
 use api::AnyCommunity;
 use bgp::config::{
-    Action, Advertisement, Authentication, Config, DecisionConfig, GracefulRestart, LimitAction,
-    LongLived, Match, NextHopMode, Origin, Originated, PeerConfig, Policy, PrefixLimits,
-    PrefixMatch, Rule, Set, Source, Timers,
+    Action, Advertisement, Config, DecisionConfig, GracefulRestart, LimitAction, LongLived, Match,
+    NextHopMode, Origin, Originated, PeerConfig, Policy, PrefixLimits, PrefixMatch, Rule, Set,
+    Source, Timers,
 };
 use bgp::types::{Asn, Family, Prefix, RouterId};
 use proto::controller::v1 as pb;
 
 mod bfd;
+mod keys;
 pub mod routes;
 
 pub use bfd::session as bfd_session;
@@ -114,10 +115,8 @@ fn peer_to_proto(peer: &PeerConfig) -> pb::PeerConfig {
         shutdown: peer.shutdown.clone(),
         ttl: peer.ttl.into(),
         ttl_security: peer.ttl_security.map(Into::into),
-        md5_key_file: match &peer.authentication {
-            Some(Authentication::Md5 { key_file }) => key_file.clone(),
-            None => String::new(),
-        },
+        md5_key_file: keys::md5_file(peer.authentication.as_ref()),
+        ao_keys: keys::ao_keys(peer.authentication.as_ref()),
         families: texts(&peer.families),
         extended_next_hop: peer.extended_next_hop,
         max_prefixes: peer.max_prefixes.map(|limits| pb::PrefixLimits {
@@ -337,9 +336,7 @@ fn peer_from_proto(at: &str, peer: pb::PeerConfig) -> Result<PeerConfig, WireErr
         ttl_security: (peer.ttl_security)
             .map(|hops| u8_of("ttl_security", hops))
             .transpose()?,
-        authentication: Some(peer.md5_key_file)
-            .filter(|file| !file.is_empty())
-            .map(|key_file| Authentication::Md5 { key_file }),
+        authentication: keys::from_proto(at, peer.md5_key_file, peer.ao_keys)?,
         families: each(&field("families"), peer.families, family_from_proto)?,
         extended_next_hop: peer.extended_next_hop,
         max_prefixes: (peer.max_prefixes)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::{Resources, SourceFile};
+use bgp::config::{AoKey, Authentication};
 use bgp::types::Asn;
 use plan::{Plan, Purpose, Snapshot, Subnet, wire};
 use proptest::prelude::*;
@@ -178,6 +179,11 @@ fn bfd_is_off_unless_asked_for_and_follows_its_peer() {
         ),
         peer("e-guarded", "address: 192.0.2.14, ttlSecurity: {}, bfd: {}"),
         peer(
+            "g-signed",
+            "address: 192.0.2.16, tcpAo: {keys: [{sendId: 2, receiveId: 12, algorithm: Aes128Cmac, \
+             file: /b}, {sendId: 1, receiveId: 11, file: /a}]}",
+        ),
+        peer(
             "f-guarded-far",
             "address: 192.0.2.15, ttlSecurity: {hops: 2}, bfd: {}",
         ),
@@ -211,6 +217,13 @@ fn bfd_is_off_unless_asked_for_and_follows_its_peer() {
             "f-guarded-far 192.0.2.15 None multihop true 300 300 3 down false",
         ]
     );
+    let ao = config.bgp.peers.iter().find(|peer| peer.name == "g-signed");
+    let Some(Authentication::Ao { keys }) = &ao.unwrap().authentication else {
+        panic!("{ao:?}")
+    };
+    let told = |key: &AoKey| format!("{} {} {:?}", key.send_id, key.receive_id, key.algorithm);
+    let told: Vec<String> = keys.iter().map(told).collect();
+    assert_eq!(told, ["2 12 Aes128Cmac", "1 11 HmacSha1"]);
     let guarded = config.bgp.peers.iter();
     let guarded = guarded.filter(|peer| peer.ttl_security.is_some());
     let guarded: Vec<_> = guarded.map(|peer| (peer.ttl, peer.hops())).collect();

@@ -126,7 +126,7 @@ fn nothing_is_lost_on_the_wire() {
 #[test]
 fn what_is_wrong_is_refused_with_the_name_of_its_field() {
     type Damage = fn(&mut pb::NodeConfig);
-    let cases: [(Damage, &str); 26] = [
+    let cases: [(Damage, &str); 28] = [
         (
             |it| it.node.clear(),
             "node: found nothing; allowed: the node's name",
@@ -178,6 +178,17 @@ fn what_is_wrong_is_refused_with_the_name_of_its_field() {
         (
             |it| it.peers[0].ttl_security = Some(255),
             "the configuration contradicts itself",
+        ),
+        (
+            |it| {
+                it.peers[0].md5_key_file.clear();
+                it.peers[0].ao_keys = vec![pb::AoKey::default()];
+            },
+            "peers[0].ao_keys[0].algorithm: found ``; ",
+        ),
+        (
+            |it| it.peers[0].ao_keys = vec![pb::AoKey::default()],
+            "peers[0].ao_keys: found keys; ",
         ),
         (
             |it| it.peers[0].md5_key_file = "key".into(),

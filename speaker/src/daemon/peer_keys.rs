@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bgp::config::{Authentication, PeerConfig};
 use bgp::query::PeerStatus;
@@ -10,34 +10,60 @@ use plan::NodeConfig;
 use proto::speaker::v1 as pb;
 
 use super::{Daemon, ESTABLISHED, now};
-use crate::keys::{KeyFile, Keys};
+use crate::keys::Keys;
+use crate::keys::ao::{self, AoKey};
 use crate::transport::{Distance, Signing, Terms};
+
+/// What a kernel without TCP-AO makes of a peer that asks for it.
+const NO_AO: &str = "this host's kernel has no TCP-AO (Linux 6.7 or newer, built with CONFIG_TCP_AO); use \
+                     password (TCP MD5), or another kernel";
 
 /// The files that hold a configuration's keys.
 pub(super) fn files(config: &NodeConfig) -> BTreeSet<String> {
     let peers = config.bgp.peers.iter();
-    peers
-        .filter_map(|peer| file(peer.authentication.as_ref()))
+    let all = peers.filter_map(|peer| peer.authentication.as_ref());
+    all.flat_map(Authentication::key_files)
         .map(str::to_owned)
         .collect()
 }
 
-fn file(authentication: Option<&Authentication>) -> Option<&str> {
-    authentication.map(|Authentication::Md5 { key_file }| key_file.as_str())
-}
-
 fn terms(peer: &PeerConfig, keys: &Keys) -> Terms {
-    let signing = match file(peer.authentication.as_ref()) {
-        None => Signing::Plain,
-        Some(file) => match keys.get(file).map(|it| &it.key) {
-            None => Signing::NotYet,
-            Some(Ok(key)) => Signing::With(key.clone()),
-            Some(Err(error)) => Signing::Missing(error.to_string()),
-        },
-    };
     Terms {
         distance: Distance::of(peer),
-        signing,
+        signing: signing(peer.authentication.as_ref(), keys),
+    }
+}
+
+fn signing(authentication: Option<&Authentication>, keys: &Keys) -> Signing {
+    match authentication {
+        None => Signing::Plain,
+        Some(Authentication::Md5 { key_file }) => match keys.get(key_file).map(|it| &it.key) {
+            None => Signing::NotYet,
+            Some(Ok(key)) => Signing::Md5(key.clone()),
+            Some(Err(error)) => Signing::Missing(error.to_string()),
+        },
+        Some(Authentication::Ao { .. }) if !ao::is_available() => Signing::Missing(NO_AO.into()),
+        Some(Authentication::Ao { keys: wanted }) => {
+            let mut usable = Vec::new();
+            let mut missing = None;
+            for it in wanted {
+                match keys.get(&it.key_file).map(|it| &it.key) {
+                    None => return Signing::NotYet,
+                    Some(Ok(key)) => usable.push(AoKey {
+                        send_id: it.send_id,
+                        receive_id: it.receive_id,
+                        algorithm: it.algorithm,
+                        key: key.clone(),
+                    }),
+                    Some(Err(error)) => missing = missing.or(Some(error.to_string())),
+                }
+            }
+            // One key of several may be on its way; one that is there is as good a protection.
+            match missing {
+                Some(missing) if usable.is_empty() => Signing::Missing(missing),
+                _ => Signing::Ao(usable.into()),
+            }
+        }
     }
 }
 
@@ -68,26 +94,33 @@ impl Daemon {
         self.changed();
     }
 
-    /// What is known of a peer's key. A session that is down for want of one says so.
+    /// What is known of a peer's keys. A session that is down for want of one says so.
     pub(super) fn with_key(&self, mut peer: PeerStatus) -> (PeerStatus, Option<pb::Key>) {
-        let Some(file) = file(peer.authentication.as_ref()) else {
+        let Some(authentication) = &peer.authentication else {
             return (peer, None);
         };
         let keys = self.keys.now();
-        let state = keys.get(file);
-        let problem = state.and_then(|state| state.key.as_ref().err());
-        let problem = problem.map(ToString::to_string);
-        let key = pb::Key {
-            file: file.to_owned(),
-            problem: problem.clone().unwrap_or_default(),
-            since_ms: state.map_or(0, since_ms),
+        let files = authentication.key_files();
+        let states = files.iter().filter_map(|file| keys.get(*file));
+        let since = states.map(|state| state.since).max();
+        let problem = match signing(Some(authentication), &keys) {
+            Signing::Missing(problem) => problem,
+            _ => String::new(),
         };
-        if let (Some(problem), Some(state)) = (problem, state)
-            && peer.state != ESTABLISHED
-        {
-            let age = state.since.elapsed().unwrap_or_default();
-            let at = now().checked_sub(age).unwrap_or_else(now);
-            peer.last_error = Some((at, format!("no session without a key: {problem}")));
+        let key = pb::Key {
+            kind: match authentication {
+                Authentication::Md5 { .. } => "TCP MD5".to_owned(),
+                Authentication::Ao { .. } => "TCP-AO".to_owned(),
+            },
+            file: files.join(", "),
+            problem: problem.clone(),
+            since_ms: since.map_or(0, ms),
+        };
+        if !problem.is_empty() && peer.state != ESTABLISHED {
+            let age = since.and_then(|since| since.elapsed().ok());
+            let at = now().checked_sub(age.unwrap_or_default());
+            let text = format!("no session without a key: {problem}");
+            peer.last_error = Some((at.unwrap_or_else(now), text));
         }
         (peer, Some(key))
     }
@@ -96,33 +129,45 @@ impl Daemon {
     pub(crate) fn key_problems(&self) -> Vec<(&'static str, String)> {
         let keys = self.keys.now();
         let peers = self.engine.peers(now()).into_iter();
-        let of = |peer: PeerStatus| {
-            let file = file(peer.authentication.as_ref())?;
-            let (state, name) = (keys.get(file)?, &peer.name);
-            match &state.key {
-                Err(error) => {
-                    let effect = match peer.state == ESTABLISHED {
-                        true => {
-                            "the session goes on with the key it had, and cannot come back without"
-                        }
-                        false => "the session stays down",
-                    };
-                    Some(("NoKey", format!("peer {name}: {error}; {effect}")))
-                }
-                Ok(_) if state.is_exposed => {
-                    let what = "every user of this host can read";
-                    let text = format!("peer {name}: {what} its key in {file}; chmod o-rwx {file}");
-                    Some(("KeyExposed", text))
-                }
-                Ok(_) => None,
-            }
-        };
-        peers.filter_map(of).collect()
+        peers.flat_map(|peer| problems(&peer, &keys)).collect()
     }
 }
 
-fn since_ms(state: &KeyFile) -> i64 {
-    let since = state.since.duration_since(UNIX_EPOCH);
-    let since = since.unwrap_or_default().as_millis();
-    i64::try_from(since).unwrap_or(i64::MAX)
+fn problems(peer: &PeerStatus, keys: &Keys) -> Vec<(&'static str, String)> {
+    let Some(authentication) = &peer.authentication else {
+        return Vec::new();
+    };
+    let name = &peer.name;
+    if matches!(authentication, Authentication::Ao { .. }) && !ao::is_available() {
+        let text = format!("peer {name}: {NO_AO}; the session stays down");
+        return vec![("NoTcpAo", text)];
+    }
+    let is_missing = matches!(signing(Some(authentication), keys), Signing::Missing(_));
+    let effect = match (is_missing, peer.state == ESTABLISHED) {
+        (false, _) => "the session has the other keys",
+        (true, true) => "the session goes on with the key it had, and cannot come back without",
+        (true, false) => "the session stays down",
+    };
+    let of = |file: &str| {
+        let state = keys.get(file)?;
+        match &state.key {
+            Err(error) => Some(("NoKey", format!("peer {name}: {error}; {effect}"))),
+            Ok(_) if state.is_exposed => {
+                let what = "every user of this host can read";
+                let text = format!("peer {name}: {what} its key in {file}; chmod o-rwx {file}");
+                Some(("KeyExposed", text))
+            }
+            Ok(_) => None,
+        }
+    };
+    authentication
+        .key_files()
+        .into_iter()
+        .filter_map(of)
+        .collect()
+}
+
+fn ms(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

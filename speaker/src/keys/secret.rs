@@ -1,17 +1,15 @@
 //! One key, in memory that nobody else sees.
 //!
-//! The page holds what `setsockopt(TCP_MD5SIG)` takes, with the key in its place: it is read from its
-//! file right into the page, the kernel takes it from there, and no copy of it is ever made elsewhere
-//! in the process. `MADV_DONTDUMP` keeps the page out of core dumps, `mlock` off the disk, and it is
+//! The page holds what `setsockopt` takes, with the key in its place: it is read from its file right
+//! into the page, the kernel takes it from there, and no copy of it is ever made elsewhere in the
+//! process. `MADV_DONTDUMP` keeps the page out of core dumps, `mlock` off the disk, and it is
 //! wiped before it is given back. Core dumps as such stay possible: they are what a crash is
 //! understood by.
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::mem::offset_of;
-use std::net::IpAddr;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 
@@ -22,7 +20,7 @@ use zeroize::Zeroize as _;
 /// A page on every machine we run on, or a part of one.
 const PAGE: NonZeroUsize = NonZeroUsize::new(4096).expect("4096 is not zero");
 
-/// A key with which TCP segments are signed (TCP MD5, RFC 2385).
+/// A key with which TCP segments are signed.
 pub(crate) struct Key {
     page: Mutex<Page>,
 }
@@ -45,22 +43,22 @@ impl Key {
     /// [`Key::MOST`] says that it is too long, not how long it is; then it is no key.
     pub(super) fn read_from(&mut self, file: &mut File) -> io::Result<usize> {
         let page = self.page.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let option = page.option_mut();
+        let slot = page.slot_mut();
         let mut length = 0;
-        while length < option.key.len() {
-            match file.read(&mut option.key[length..]) {
+        while length < slot.key.len() {
+            match file.read(&mut slot.key[length..]) {
                 Ok(0) => break,
                 Ok(count) => length += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        if length > 0 && option.key[length - 1] == b'\n' {
+        if length > 0 && slot.key[length - 1] == b'\n' {
             length -= 1;
         }
         // What follows is not the key's.
-        option.key[length..].zeroize();
-        option.key_length = length.min(Key::MOST) as u16;
+        slot.key[length..].zeroize();
+        slot.length = length.min(Key::MOST) as u8;
         Ok(length)
     }
 
@@ -70,45 +68,42 @@ impl Key {
             return true;
         }
         let (ours, theirs) = (self.lock(), other.lock());
-        let (ours, theirs) = (ours.option(), theirs.option());
-        ours.key_length == theirs.key_length && ours.key == theirs.key
+        let (ours, theirs) = (ours.slot(), theirs.slot());
+        ours.length == theirs.length && ours.key == theirs.key
     }
 
-    /// Signs with this key what is sent to `remote` over a socket, or over those that a listening
-    /// socket makes, and drops what comes from there and is not signed so. A key from before is
-    /// replaced, also while a connection stands.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel has no TCP MD5, or no more room for keys (`net.core.optmem_max`).
-    pub(crate) fn sign(&self, socket: impl AsFd, remote: IpAddr) -> io::Result<()> {
+    /// Gives the kernel the key, behind `head`, which is made for the key's length: every option that
+    /// takes a key has it at its end.
+    pub(super) fn give(
+        &self,
+        socket: BorrowedFd<'_>,
+        option: c_int,
+        head: impl FnOnce(u8) -> Vec<u8>,
+    ) -> io::Result<()> {
         let mut page = self.lock();
-        page.option_mut().address = address(remote);
-        set(socket.as_fd(), page.option())
+        let slot = page.slot_mut();
+        let head = head(slot.length);
+        let start = HEAD - head.len();
+        slot.head[start..].copy_from_slice(&head);
+        // SAFETY: the pointer is into `slot`, which is locked until the call is over, and as many
+        // octets follow it there as the length says.
+        let outcome = unsafe {
+            let value = std::ptr::from_ref(slot).cast::<u8>().add(start);
+            let length = (head.len() + Key::MOST) as socklen_t;
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                option,
+                value.cast(),
+                length,
+            )
+        };
+        nix::errno::Errno::result(outcome)?;
+        Ok(())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Page> {
         self.page.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Signs no more what is sent to `remote`; nothing happens where nothing was signed.
-///
-/// # Errors
-///
-/// As [`Key::sign`].
-pub(crate) fn unsign(socket: impl AsFd, remote: IpAddr) -> io::Result<()> {
-    let option = Md5Option {
-        address: address(remote),
-        flags: 0,
-        prefix_length: 0,
-        key_length: 0,
-        interface: 0,
-        key: [0; KEY],
-    };
-    match set(socket.as_fd(), &option) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
     }
 }
 
@@ -118,59 +113,23 @@ impl std::fmt::Debug for Key {
     }
 }
 
-/// `struct tcp_md5sig` of `linux/tcp.h`, and room behind it to see that a key is too long.
+/// An option with a key: of different length before the key, and always the same behind that.
 #[repr(C, align(8))]
-struct Md5Option {
-    /// A `sockaddr_storage`.
-    address: [u8; 128],
-    flags: u8,
-    prefix_length: u8,
-    key_length: u16,
-    interface: c_int,
+struct Slot {
+    head: [u8; HEAD],
     key: [u8; KEY],
+    /// Of the key.
+    length: u8,
 }
+
+/// The longest head of an option.
+pub(super) const HEAD: usize = 208;
 
 /// A key, a newline, and one octet too many.
 const KEY: usize = Key::MOST + 2;
 
-/// What the kernel looks at.
-const LENGTH: usize = offset_of!(Md5Option, key) + Key::MOST;
-
-/// A `sockaddr_in` or `sockaddr_in6` of any port.
-fn address(ip: IpAddr) -> [u8; 128] {
-    let mut bytes = [0; 128];
-    let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
-    match ip {
-        IpAddr::V4(ip) => {
-            put(0, &(libc::AF_INET as libc::sa_family_t).to_ne_bytes());
-            put(4, &ip.octets());
-        }
-        IpAddr::V6(ip) => {
-            put(0, &(libc::AF_INET6 as libc::sa_family_t).to_ne_bytes());
-            put(8, &ip.octets());
-        }
-    }
-    bytes
-}
-
-fn set(socket: BorrowedFd<'_>, option: &Md5Option) -> io::Result<()> {
-    // SAFETY: the pointer is that of `option`, which lives until the call is over, and the length is
-    // not more than its size.
-    let outcome = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_MD5SIG,
-            std::ptr::from_ref(option).cast(),
-            LENGTH as socklen_t,
-        )
-    };
-    nix::errno::Errno::result(outcome)?;
-    Ok(())
-}
-
 /// Memory of its own for one option.
-struct Page(NonNull<Md5Option>);
+struct Page(NonNull<Slot>);
 
 // SAFETY: the memory is reached by this value alone.
 unsafe impl Send for Page {}
@@ -180,7 +139,7 @@ impl Page {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: new memory, wherever the kernel puts it.
         let start = unsafe { mmap_anonymous(None, PAGE, protection, MapFlags::MAP_PRIVATE) }?;
-        // Anonymous memory is zero, which is an option without a key, and aligned to a page.
+        // Anonymous memory is zero, which is a slot without a key, and aligned to a page.
         let page = Page(start.cast());
         // SAFETY: the memory is ours, and neither call changes what is in it.
         unsafe {
@@ -191,36 +150,21 @@ impl Page {
         Ok(page)
     }
 
-    fn option(&self) -> &Md5Option {
+    fn slot(&self) -> &Slot {
         // SAFETY: it is aligned, written (all zero is a value), and reached by `self` alone.
         unsafe { self.0.as_ref() }
     }
 
-    fn option_mut(&mut self) -> &mut Md5Option {
-        // SAFETY: as in `option`.
+    fn slot_mut(&mut self) -> &mut Slot {
+        // SAFETY: as in `slot`.
         unsafe { self.0.as_mut() }
     }
 }
 
 impl Drop for Page {
     fn drop(&mut self) {
-        self.option_mut().key.zeroize();
+        self.slot_mut().key.zeroize();
         // SAFETY: it was mapped by `new`, and nothing refers to it any more.
         let _ = unsafe { munmap(self.0.cast::<c_void>(), PAGE.get()) };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_option_is_laid_out_as_the_kernel_has_it() {
-        // linux/tcp.h: sockaddr_storage, __u8, __u8, __u16, int, __u8[80].
-        assert_eq!(LENGTH, 216);
-        assert_eq!(offset_of!(Md5Option, key_length), 130);
-        assert_eq!(offset_of!(Md5Option, interface), 132);
-        assert_eq!(offset_of!(Md5Option, key), 136);
-        assert!(size_of::<Md5Option>() <= PAGE.get());
     }
 }

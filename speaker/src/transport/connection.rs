@@ -50,7 +50,7 @@ pub(super) enum OpenError {
     Unknown { remote: SocketAddr },
     #[error("not connecting without a key: {0}")]
     NoKey(String),
-    #[error("cannot sign what goes to {remote} (TCP MD5): {source}")]
+    #[error("cannot sign what goes to {remote}: {source}")]
     Key {
         remote: SocketAddr,
         source: io::Error,
@@ -120,7 +120,7 @@ pub(super) fn prepare_accepted(
 ) -> io::Result<()> {
     let socket = SockRef::from(stream);
     prepare(&socket, remote)?;
-    terms.signing.set(&socket, remote)?;
+    terms.signing.set_on_accepted(&socket, remote)?;
     terms.distance.set_on_accepted(&socket, remote)
 }
 

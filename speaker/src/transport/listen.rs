@@ -15,7 +15,6 @@ use tokio::task::JoinHandle;
 
 use super::terms::{Known, Signing, Terms};
 use super::{Note, addresses, connection, distance};
-use crate::keys;
 
 /// How often a listener that could not start tries again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -109,11 +108,12 @@ pub(super) fn start(
         loop {
             let guarded = Arc::clone(&known.borrow_and_update());
             let error = match bind(address, &guarded) {
-                Ok((listener, unsigned)) => {
+                Ok((listener, signed, unsigned)) => {
                     tracing::info!(%address, "listening for BGP connections");
                     let acceptor = Acceptor {
                         listener,
                         guarded,
+                        signed,
                         unsigned,
                         refusals: &refusals,
                         notes: &notes,
@@ -163,7 +163,7 @@ impl Told {
 /// Peers that should sign and cannot, with the reason.
 type Unsigned = BTreeMap<IpAddr, String>;
 
-fn bind(address: SocketAddr, known: &Known) -> io::Result<(TcpListener, Unsigned)> {
+fn bind(address: SocketAddr, known: &Known) -> io::Result<(TcpListener, Signed, Unsigned)> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -176,37 +176,40 @@ fn bind(address: SocketAddr, known: &Known) -> io::Result<(TcpListener, Unsigned
     }
     socket.bind(&address.into())?;
     // Before anybody can connect.
-    let unsigned = guard(&socket, address, &Known::new(), known)?;
+    let mut signed = Signed::new();
+    let unsigned = guard(&socket, address, &mut signed, known)?;
     socket.listen(BACKLOG)?;
-    Ok((TcpListener::from_std(socket.into())?, unsigned))
+    let listener = TcpListener::from_std(socket.into())?;
+    Ok((listener, signed, unsigned))
 }
 
+/// With what the peers of a listening socket sign, as the kernel has been told.
+type Signed = BTreeMap<IpAddr, Signing>;
+
 /// Makes the socket, and the connections that it will make, take nothing that is against the terms of
-/// a peer that is known `now`. Gives those who cannot have their key set.
+/// a peer that is known now. Gives those who cannot have their key set.
 fn guard(
     socket: &Socket,
     address: SocketAddr,
-    before: &Known,
-    now: &Known,
+    signed: &mut Signed,
+    known: &Known,
 ) -> io::Result<Unsigned> {
-    let ours = |ip: &IpAddr| ip.is_ipv6() == address.is_ipv6();
     let far = |(ip, terms): (&IpAddr, &Terms)| (*ip, terms.distance);
-    distance::guard(socket, address.is_ipv6(), &now.iter().map(far).collect())
+    distance::guard(socket, address.is_ipv6(), &known.iter().map(far).collect())
         .map_err(|error| io::Error::other(format!("cannot set up TTL security: {error}")))?;
-    for peer in before.keys().filter(|peer| ours(peer)) {
-        // A key that is missing stays what it was: with no other could anybody be let in.
-        let is_plain = |terms: &Terms| terms.signing == Signing::Plain;
-        if now.get(peer).is_none_or(is_plain) {
-            keys::unsign(socket, *peer)?;
-        }
+    let gone = signed.keys().filter(|peer| !known.contains_key(peer));
+    for peer in gone.copied().collect::<Vec<_>>() {
+        let mut used = signed.remove(&peer);
+        Signing::Plain.set_on_listener(&mut used, socket, peer)?;
     }
     let mut unsigned = Unsigned::new();
-    for (peer, terms) in now.iter().filter(|(peer, _)| ours(peer)) {
-        if let Signing::With(key) = &terms.signing
-            && let Err(error) = key.sign(socket, *peer)
-        {
+    let ours = |peer: &IpAddr| peer.is_ipv6() == address.is_ipv6();
+    for (peer, terms) in known.iter().filter(|(peer, _)| ours(peer)) {
+        let mut used = signed.remove(peer);
+        if let Err(error) = terms.signing.set_on_listener(&mut used, socket, *peer) {
             unsigned.insert(*peer, error.to_string());
         }
+        signed.extend(used.map(|used| (*peer, used)));
     }
     Ok(unsigned)
 }
@@ -216,6 +219,7 @@ struct Acceptor<'a> {
     listener: TcpListener,
     /// Whom the socket is guarded for.
     guarded: Arc<Known>,
+    signed: Signed,
     unsigned: Unsigned,
     refusals: &'a Refusals,
     notes: &'a mpsc::Sender<Note>,
@@ -253,7 +257,7 @@ impl Acceptor<'_> {
             if before != now {
                 let address = self.listener.local_addr()?;
                 let socket = SockRef::from(&self.listener);
-                self.unsigned = guard(&socket, address, &before, &now)?;
+                self.unsigned = guard(&socket, address, &mut self.signed, &now)?;
                 accepted.extend(self.waiting());
             }
             for (stream, remote) in accepted {
@@ -292,8 +296,8 @@ impl Acceptor<'_> {
             others => format!(" and {others} others"),
         };
         Some(format!(
-            "connections of {peer}{others} cannot be accepted: cannot set the TCP MD5 key: {error}; the \
-             kernel needs CONFIG_TCP_MD5SIG, and room for many keys in net.core.optmem_max"
+            "connections of {peer}{others} cannot be accepted: cannot set the key: {error}; the kernel \
+             needs CONFIG_TCP_MD5SIG or CONFIG_TCP_AO, and room for many keys in net.core.optmem_max"
         ))
     }
 

@@ -243,16 +243,16 @@ fn ttl_security(hops: u32) -> String {
     format!("sends TTL 255, drops what has less than {least}: nothing from beyond {far}")
 }
 
-/// RFC 2385.
 fn key(output: Output, key: &Key, now: i64) -> String {
     let Key {
         file,
         problem,
         since_ms,
+        kind,
     } = key;
     match (problem.as_str(), since_ms) {
-        ("", 0) => format!("TCP MD5, in {file}, not read yet"),
-        ("", since) => format!("TCP MD5, in {file}, unchanged for {}", age(*since, now)),
+        ("", 0) => format!("{kind}, in {file}, not read yet"),
+        ("", since) => format!("{kind}, in {file}, unchanged for {}", age(*since, now)),
         (problem, since) => {
             let since = age(*since, now);
             format!("{} for {since}: {problem}", output.paint(BAD, "missing"))
@@ -464,6 +464,7 @@ mod tests {
         let with = |problem: &str| {
             text(&Peer {
                 key: Some(Key {
+                    kind: "TCP MD5".into(),
                     file: "/etc/routeshare/tor.key".into(),
                     problem: problem.into(),
                     since_ms: now() - 5_000,

@@ -8,6 +8,7 @@ mod nodes;
 mod peers;
 mod policies;
 mod pools;
+mod protection;
 mod shadow;
 
 use std::collections::BTreeMap;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use bgp::types::{Asn, Family};
 
 use super::{
-    Findings, bfd_echo, bfd_key, holds, key_file, long_lived_without_restart, missing,
+    Findings, bfd_echo, bfd_key, holds, long_lived_without_restart, missing, protection,
     selects_nodes, several, timers, unusable_address,
 };
 use crate::parse::{Document, Item, Loaded};
@@ -23,7 +23,7 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
         policies_of(peer, loaded, findings);
         families(peer, findings);
         limits(peer, findings);
-        distance(peer, findings);
+        protection::check(peer, findings);
         own_timers(peer, fabric_timers, findings);
         let graceful = peer.spec().graceful_restart;
         long_lived_without_restart(&peer.document, graceful, fabric_graceful, findings);
@@ -41,14 +41,6 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
         }
         bfd_echo(&peer.document, peer.spec().bfd.as_ref(), findings);
         bfd_key(&peer.document, peer.spec().bfd.as_ref(), findings);
-        if let Some(password) = &peer.spec().password {
-            key_file(
-                &peer.document,
-                "spec.password.file",
-                &password.file,
-                findings,
-            );
-        }
         selects_nodes(
             &peer.document,
             &peer.spec().node_selector,
@@ -299,29 +291,6 @@ fn limits(peer: &Item<PeerSpec>, findings: &mut Findings<'_>) {
             "has no effect: with action Warn the session is not dropped",
         );
     }
-}
-
-/// Two fields that say how far away the other side is would have to agree.
-fn distance(peer: &Item<PeerSpec>, findings: &mut Findings<'_>) {
-    let (spec, document) = (peer.spec(), &peer.document);
-    let (Some(security), Some(ttl)) = (spec.ttl_security, spec.ttl) else {
-        return;
-    };
-    let (hops, ttl) = (security.hops.get(), ttl.get());
-    let far = match (hops, ttl) {
-        (1, 2..=254) => {
-            format!(", and say there how far the other side may be: `{{hops: {ttl}}}`")
-        }
-        _ => String::new(),
-    };
-    findings.mistake(
-        document,
-        "spec.ttl",
-        format!(
-            "found {ttl} beside ttlSecurity (hops: {hops}), with which everything is sent with TTL 255 and \
-             what comes from farther is dropped; remove ttl{far}"
-        ),
-    );
 }
 
 fn own_timers(peer: &Item<PeerSpec>, fabric: TimersSpec, findings: &mut Findings<'_>) {

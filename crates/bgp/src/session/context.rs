@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::mem::{Discriminant, discriminant};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::codec::FamilySet;
-use crate::config::{PeerConfig, PrefixLimits};
+use crate::config::{Authentication, PeerConfig, PrefixLimits};
 use crate::message::{Cease, Message, Notification, code};
 use crate::query::MessageCounts;
 use crate::types::{Asn, ConnId, Family, PeerId, RouterId};
@@ -34,8 +35,8 @@ pub(super) struct Settings {
     /// How long our routes are to be kept after that, in seconds; `None`: they are not.
     pub(super) long_lived_seconds: Option<u32>,
     transport: (IpAddr, u16, Option<IpAddr>, u8, Option<u8>),
-    /// Which key is used may change while a connection stands, whether one is may not.
-    pub(super) is_signed: bool,
+    /// Which key is used may change while a connection stands, how it is used may not.
+    pub(super) signed: Option<Discriminant<Authentication>>,
 }
 
 impl Settings {
@@ -58,7 +59,7 @@ impl Settings {
             long_lived_seconds: (config.graceful_restart)
                 .and_then(|gr| gr.long_lived)
                 .map(|long_lived| long_lived.stale_seconds),
-            is_signed: config.authentication.is_some(),
+            signed: config.authentication.as_ref().map(discriminant),
             transport: (
                 config.address,
                 config.port,

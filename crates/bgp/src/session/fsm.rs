@@ -177,11 +177,9 @@ impl Fsm {
         match event {
             Event::Start => {}
             Event::ConnectRetryTimerExpires => {
-                let why = match cx.settings.is_signed {
-                    true => {
-                        "no answer; a wrong or missing TCP MD5 key on either side looks like this"
-                    }
-                    false => "no answer",
+                let why = match cx.settings.signed {
+                    Some(_) => "no answer; a wrong or missing key on either side looks like this",
+                    None => "no answer",
                 };
                 cx.connect_error(now, why.into());
                 self.close(cx);

@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use bgp::config::AoAlgorithm;
 use socket2::{Domain, SockRef, Type};
 
 use super::*;
@@ -25,7 +26,7 @@ fn terms(signing: Signing) -> Terms {
 }
 
 fn with(octets: &str) -> Terms {
-    terms(Signing::With(key(octets)))
+    terms(Signing::Md5(key(octets)))
 }
 
 /// A transport that listens on a free port and knows one peer, the loopback address.
@@ -46,7 +47,7 @@ async fn listening(ip: IpAddr, terms: Terms) -> (Transport, SocketAddr) {
 fn connect(to: SocketAddr, octets: Option<&str>, patience: Duration) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
     if let Some(octets) = octets {
-        key(octets).sign(&socket, to.ip()).unwrap();
+        md5::sign(&key(octets), &socket, to.ip()).unwrap();
     }
     socket.connect_timeout(&to.into(), patience)?;
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -89,7 +90,7 @@ async fn what_we_open_is_signed() {
         )
         .unwrap();
         listener.bind(&SocketAddr::new(ip, 0).into()).unwrap();
-        key("secret").sign(&listener, ip).unwrap();
+        md5::sign(&key("secret"), &listener, ip).unwrap();
         listener.listen(8).unwrap();
         let address = listener.local_addr().unwrap().as_socket().unwrap();
         let mut transport = Transport::new();
@@ -121,7 +122,7 @@ async fn a_key_changes_under_a_connection_that_stands() {
         transport.listen(&[address], [(ip, with("second"))].into());
         // (That takes a moment, in which some may still come.)
         while send(b"b", &mut transport).await.is_some() {}
-        key("second").sign(&socket, ip).unwrap();
+        md5::sign(&key("second"), &socket, ip).unwrap();
         let received = tokio::time::timeout(PATIENCE, transport.next()).await;
         let Ok(Event::Received { data, .. }) = received else {
             panic!("{received:?}")
@@ -185,5 +186,138 @@ async fn a_key_that_is_lost_lets_nobody_in_and_one_that_is_asked_for_no_more_eve
     transport.listen(&[address], [(ip, terms(Signing::Plain))].into());
     let dialled = tokio::task::spawn_blocking(move || connect(address, None, PATIENCE));
     assert!(matches!(transport.next().await, Event::Accepted { .. }));
+    dialled.await.unwrap().unwrap();
+}
+
+/// A key with its numbers as we have them, and as the other side does.
+fn both_ways(id: u8, octets: &str) -> [AoKey; 2] {
+    let ours = AoKey {
+        send_id: id,
+        receive_id: id + 100,
+        algorithm: match id % 2 {
+            0 => AoAlgorithm::Aes128Cmac,
+            _ => AoAlgorithm::HmacSha1,
+        },
+        key: key(octets),
+    };
+    let theirs = AoKey {
+        send_id: ours.receive_id,
+        receive_id: ours.send_id,
+        ..ours.clone()
+    };
+    [ours, theirs]
+}
+
+fn with_all(keys: &[&AoKey]) -> Terms {
+    terms(Signing::Ao(keys.iter().map(|key| (*key).clone()).collect()))
+}
+
+fn connect_ao(to: SocketAddr, keys: &[AoKey], patience: Duration) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+    ao::sign(keys, &socket, to.ip(), true).unwrap();
+    socket.connect_timeout(&to.into(), patience)?;
+    Ok(socket.into())
+}
+
+/// What comes of text that is sent.
+async fn arrives(client: &mut TcpStream, text: &[u8], transport: &mut Transport) {
+    client.write_all(text).unwrap();
+    let received = tokio::time::timeout(PATIENCE, transport.next()).await;
+    let Ok(Event::Received { conn, data }) = received else {
+        panic!("{received:?}")
+    };
+    assert_eq!(&data[..], text);
+    transport.give_back(conn, bytes::BytesMut::new());
+}
+
+#[tokio::test]
+async fn tcp_ao_is_refused_by_a_kernel_without_it() {
+    let [ours, _] = both_ways(1, "secret");
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let outcome = ao::sign(&[ours], &socket, LOOPBACKS[0], true);
+    match ao::is_available() {
+        true => outcome.unwrap(),
+        false => {
+            let error = outcome.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(nix::libc::ENOPROTOOPT));
+        }
+    }
+}
+
+#[tokio::test]
+async fn keys_of_tcp_ao_come_and_go_under_a_connection_that_stands() {
+    if !ao::is_available() {
+        // What is to be seen of such a kernel is the test above, and one in the lab.
+        eprintln!("this kernel has no TCP-AO");
+        return;
+    }
+    for ip in LOOPBACKS {
+        let [first, their_first] = both_ways(1, "first");
+        let [second, their_second] = both_ways(2, "second");
+        let (mut transport, address) = listening(ip, with_all(&[&first])).await;
+        connect(address, None, SHORT).unwrap_err();
+        let [_, wrong] = both_ways(1, "guessed");
+        connect_ao(address, &[wrong], SHORT).unwrap_err();
+        connect_ao(address, std::slice::from_ref(&their_second), SHORT).unwrap_err();
+        let mut client = connect_ao(address, std::slice::from_ref(&their_first), PATIENCE).unwrap();
+        assert!(matches!(transport.next().await, Event::Accepted { .. }));
+        arrives(&mut client, b"with the first key", &mut transport).await;
+
+        // Our side has the second one too, and prefers it; the client has not heard of it.
+        transport.listen(&[address], [(ip, with_all(&[&second, &first]))].into());
+        arrives(&mut client, b"still", &mut transport).await;
+        // Now it has, and is asked to use it.
+        let mut used = vec![their_first.clone()];
+        let both = [their_second.clone(), their_first.clone()];
+        ao::change(&mut used, &both, &client, ip).unwrap();
+        their_second.request(&client).unwrap();
+        arrives(&mut client, b"with either", &mut transport).await;
+        arrives(&mut client, b"and again", &mut transport).await;
+
+        // The first is no more: on our side it goes once nothing is signed with it.
+        transport.listen(&[address], [(ip, with_all(&[&second]))].into());
+        while !used.is_empty() && used.contains(&their_first) {
+            arrives(&mut client, b".", &mut transport).await;
+            let only = std::slice::from_ref(&their_second);
+            ao::change(&mut used, only, &client, ip).unwrap();
+        }
+        tokio::time::sleep(RETRY * 2).await;
+        arrives(&mut client, b"with the second key", &mut transport).await;
+        // Whoever comes now has to have the second.
+        connect_ao(address, std::slice::from_ref(&their_first), SHORT).unwrap_err();
+        connect_ao(address, &[their_second], PATIENCE).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_peer_may_change_from_one_kind_of_key_to_another() {
+    let ip = LOOPBACKS[0];
+    let (mut transport, address) = listening(ip, with("secret")).await;
+    connect(address, Some("secret"), PATIENCE).unwrap();
+    assert!(matches!(transport.next().await, Event::Accepted { .. }));
+    let [ours, theirs] = both_ways(1, "secret");
+    transport.listen(&[address], [(ip, with_all(&[&ours]))].into());
+    if !ao::is_available() {
+        // The listening socket stays, and says whom it cannot let in.
+        let event = transport.next().await;
+        assert!(matches!(event, Event::Problems | Event::Closed { .. }));
+        while transport.problems().next().is_none() {
+            transport.next().await;
+        }
+        let problem = transport.problems().next().unwrap().message.clone();
+        assert!(
+            problem.contains("127.0.0.1 cannot be accepted"),
+            "{problem}"
+        );
+        return;
+    }
+    let dial = move || connect_ao(address, &[theirs], PATIENCE);
+    let dialled = tokio::task::spawn_blocking(dial);
+    while !matches!(transport.next().await, Event::Accepted { .. }) {}
+    dialled.await.unwrap().unwrap();
+    transport.listen(&[address], [(ip, with("secret"))].into());
+    let dial = move || connect(address, Some("secret"), PATIENCE);
+    let dialled = tokio::task::spawn_blocking(dial);
+    while !matches!(transport.next().await, Event::Accepted { .. }) {}
     dialled.await.unwrap().unwrap();
 }

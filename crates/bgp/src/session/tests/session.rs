@@ -116,7 +116,7 @@ fn only_what_the_peer_must_hear_of_resets_the_session() {
         assert_eq!(rig.actions(), []);
         assert_eq!(rig.session.conn(), Some(conn));
     }
-    let resets: [Change; 11] = [
+    let resets: [Change; 12] = [
         |peer| peer.address = Ipv4Addr::new(10, 0, 0, 8).into(),
         |peer| peer.port = 1790,
         |peer| peer.local_address = Some(Ipv4Addr::new(10, 0, 0, 2).into()),
@@ -125,6 +125,10 @@ fn only_what_the_peer_must_hear_of_resets_the_session() {
         |peer| peer.ttl = 2,
         |peer| peer.ttl_security = Some(1),
         |peer| peer.authentication = Some(md5("/a")),
+        |peer| {
+            let keys = Vec::new();
+            peer.authentication = Some(Authentication::Ao { keys });
+        },
         |peer| peer.families = vec![Family::Ipv4],
         |peer| peer.extended_next_hop = false,
         |peer| peer.timers.hold = 30,
