@@ -42,7 +42,7 @@ impl<'a> Speaker<'a> {
         let directory = directory.join(node);
         fs::create_dir_all(directory.join("resources"))?;
         fs::write(directory.join("resources/resources.yaml"), resources)?;
-        let daemon = launch(machine, node, &directory)?;
+        let daemon = launch(machine, node, &directory, &[])?;
         let mut speaker = Speaker {
             machine,
             node: node.to_owned(),
@@ -99,7 +99,16 @@ impl<'a> Speaker<'a> {
     ///
     /// When it does not come up, with what it said.
     pub fn start_again(&mut self) -> anyhow::Result<()> {
-        self.daemon = launch(self.machine, &self.node, &self.directory)?;
+        self.start_again_with(&[])
+    }
+
+    /// As [`start_again`](Speaker::start_again), with these arguments too.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come up, with what it said.
+    pub fn start_again_with(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
+        self.daemon = launch(self.machine, &self.node, &self.directory, arguments)?;
         self.answers()
     }
 
@@ -265,7 +274,12 @@ impl<'a> Speaker<'a> {
     }
 }
 
-fn launch(machine: &Namespace, node: &str, directory: &Path) -> anyhow::Result<Daemon> {
+fn launch(
+    machine: &Namespace,
+    node: &str,
+    directory: &Path,
+    arguments: &[&str],
+) -> anyhow::Result<Daemon> {
     let mut command = machine.command(program("routeshare-speaker")?);
     command
         .args(["--node", node, "--standalone", "--resources"])
@@ -277,6 +291,7 @@ fn launch(machine: &Namespace, node: &str, directory: &Path) -> anyhow::Result<D
         .arg("--bfd-socket")
         .arg(directory.join("bfd.sock"))
         .args(["--metrics", METRICS])
+        .args(arguments)
         .env("NO_COLOR", "1")
         .env("RUST_LOG", "info,routeshare_speaker=debug");
     machine.start(

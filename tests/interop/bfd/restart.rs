@@ -74,10 +74,10 @@ fn another_process_goes_on_with_the_sessions_and_the_other_side_misses_nothing()
     let before = (essence(&a), essence(&b));
     for end in ENDS {
         a = end.carry_out(a, start);
-        let silent = a.silent_millis().expect("it goes on with what was left");
-        println!("{end:?}: nothing was sent for {silent} ms, up to 300 of which were pace");
         // Nobody has subscribed to the new process yet.
         assert_eq!(essence(&a), before.0, "{end:?}");
+        let silent = a.silent_millis().expect("it goes on with what was left");
+        println!("{end:?}: nothing was sent for {silent} ms, up to 300 of which were pace");
         let sent = b.list().iter().map(|it| it.received).collect::<Vec<_>>();
         wait_for("ten more packets of each session to arrive", SOON, || {
             let now = b.list().iter().map(|it| it.received).collect::<Vec<_>>();

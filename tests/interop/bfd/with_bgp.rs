@@ -125,10 +125,38 @@ fn a_silent_cut_ends_the_bgp_session_with_bird_in_less_than_a_second() {
         anyhow::ensure!(text.contains("down after 300 ms of silence"), "{text}");
         Ok(())
     });
+    let table = speaker.bgpctl("show bfd").unwrap();
+    assert!(
+        table.contains("DOWN AFTER") && table.contains("300 ms"),
+        "{table}"
+    );
+    let wide = speaker.bgpctl("show bfd tor -o wide").unwrap();
+    assert!(
+        wide.contains("clear"),
+        "BIRD 2.0 does not set the C bit: {wide}"
+    );
     let took = falls_in_a_second(&left, &right, &speaker);
     println!("BGP with BIRD was down {took:?} after a silent cut");
     mend(&left);
     mend(&right);
     speaker.wait_for_state("tor", "Established");
     wait_for_bfd(&speaker, "Up");
+}
+
+#[test]
+fn a_speaker_that_leaves_takes_its_bfd_sessions_away_and_one_that_comes_back_does_not() {
+    let lab = Lab::new().unwrap();
+    let (left, right) = pair(&lab);
+    let _bird = Bird::start(&right, lab.directory(), "bird", BIRD_BGP).unwrap();
+    let (mut speaker, bfd) = start(&lab, &left, FAST);
+    speaker.wait_for_state("tor", "Established");
+    wait_for_bfd(&speaker, "Up");
+    speaker.stop().unwrap();
+    assert_eq!(bfd.session("10.0.0.2").state, "Up");
+    speaker.start_again_with(&["--on-stop", "leaving"]).unwrap();
+    speaker.wait_for_state("tor", "Established");
+    wait_for_bfd(&speaker, "Up");
+    assert_eq!(bfd.session("10.0.0.2").ups, 1);
+    speaker.stop().unwrap();
+    assert_eq!(bfd.list(), []);
 }
