@@ -118,10 +118,6 @@ fn once(
     let peers = places.map(Place::peer);
     let (engine, programs) = (order.engine, order.programs);
     let running = engine.start(&dut, &peers, ways, programs, lab.directory())?;
-    let answering = match ways {
-        Ways::SeveralWithBfd => Some([answer_bfd(&lab, &first, 1)?, answer_bfd(&lab, &second, 2)?]),
-        _ => None,
-    };
     // As a backup the second one has longer paths for half of the routes, and the greater router id.
     let extra = usize::from(ways == Ways::Backup);
     let open = |machine: &Namespace, place: Place| {
@@ -154,6 +150,11 @@ fn once(
     work::run(&dut, &mut players, Some(&goal), Instant::now())
         .map_err(|error| running.told(error))?;
     settle(&running)?;
+    // Only now: beside the load these would be too slow, which says nothing of the daemon.
+    let answering = match ways {
+        Ways::SeveralWithBfd => Some([answer_bfd(&lab, &first, 1)?, answer_bfd(&lab, &second, 2)?]),
+        _ => None,
+    };
     if let Some(birds) = &answering {
         birds.iter().try_for_each(wait_for_bfd)?;
     }

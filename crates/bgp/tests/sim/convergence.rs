@@ -105,6 +105,7 @@ fn network(shape: u64, seed: u64) -> (Net, Vec<(Id, Id)>) {
     let as_of = |id: Id| id % ases;
     for id in 0..size {
         net.speaker(65000 + u32::try_from(as_of(id)).unwrap());
+        net.speakers[id].config.decision.backup_paths = choice.below(2) == 0;
     }
     let mut pairs: BTreeSet<(Id, Id)> = (1..size).map(|id| (choice.below(id), id)).collect();
     for _ in 0..choice.below(size * 2) {

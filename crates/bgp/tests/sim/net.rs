@@ -85,6 +85,8 @@ pub(crate) struct Speaker {
     pub(crate) reading: bool,
     /// What its kernel would forward.
     pub(crate) fib: BTreeMap<Prefix, Vec<IpAddr>>,
+    /// Of each prefix, what its kernel keeps ready.
+    pub(crate) backups: BTreeMap<Prefix, Vec<IpAddr>>,
     /// Next hops that its kernel's side was told to be down, in order.
     pub(crate) down: Vec<IpAddr>,
     /// What its last process left in the kernel, until it is swept: when nothing is deferred.
@@ -218,6 +220,7 @@ impl Net {
             listening: true,
             reading: true,
             fib: BTreeMap::new(),
+            backups: BTreeMap::new(),
             down: Vec::new(),
             adopted: BTreeMap::new(),
             attempts: 0,
@@ -555,9 +558,14 @@ impl Net {
             }
             Output::FibPending => self.pull_fib(id),
             Output::NextHopsDown { hops, .. } => {
-                for used in self.speakers[id].fib.values_mut() {
+                let Speaker { fib, backups, .. } = &mut self.speakers[id];
+                for (prefix, used) in fib {
+                    let ready = backups.entry(*prefix).or_default();
+                    ready.retain(|hop| !hops.contains(hop));
                     if used.iter().any(|hop| !hops.contains(hop)) {
                         used.retain(|hop| !hops.contains(hop));
+                    } else if !ready.is_empty() {
+                        *used = std::mem::take(ready);
                     }
                 }
                 self.speakers[id].down.extend(hops);
@@ -568,16 +576,27 @@ impl Net {
 
     fn pull_fib(&mut self, id: Id) {
         const MANY: usize = 100;
-        let Speaker { engine, fib, .. } = &mut self.speakers[id];
+        let Speaker {
+            engine,
+            fib,
+            backups,
+            ..
+        } = &mut self.speakers[id];
         let mut changes = Vec::new();
         loop {
             engine.poll_fib(MANY, &mut changes);
             let last = changes.len() < MANY;
             for change in changes.drain(..) {
                 match change.next_hops {
-                    Some(set) => fib.insert(change.prefix, set.hops.clone()),
-                    None => fib.remove(&change.prefix),
-                };
+                    Some(set) => {
+                        fib.insert(change.prefix, set.hops.clone());
+                        backups.insert(change.prefix, set.backups.clone());
+                    }
+                    None => {
+                        fib.remove(&change.prefix);
+                        backups.remove(&change.prefix);
+                    }
+                }
             }
             if last {
                 return;

@@ -6,7 +6,7 @@ use bgp::query::View;
 use bgp::types::{Family, Prefix};
 
 use crate::net::{Id, Net};
-use crate::world::{established_pair, name, originated, own_prefix, seconds};
+use crate::world::{address, established_pair, name, originated, own_prefix, seconds};
 
 fn chain(asns: &[u32]) -> (Net, Vec<Id>) {
     let mut net = Net::new(1);
@@ -190,4 +190,34 @@ fn what_a_speaker_believes_it_has_sent_is_what_the_other_has_received() {
             assert_eq!(sent, received, "{} to {}", name(here), name(there));
         }
     }
+}
+
+/// Two ways to the same prefix, one longer; the session over the shorter one is cut, with the hold
+/// timer as the only one to notice.
+#[test]
+fn a_silent_peer_s_next_hop_is_down_when_the_hold_timer_says_so_and_the_backup_is_used() {
+    let mut net = Net::new(11);
+    for id in 0..4 {
+        net.speaker(65000 + id);
+    }
+    // 0 – 1 – 3, and 0 – 2 – 1 – 3.
+    for (a, b) in [(0, 1), (1, 3), (0, 2), (2, 1)] {
+        net.peer(a, b);
+    }
+    net.speakers[0].config.decision.backup_paths = true;
+    net.begin();
+    net.advance(seconds(30));
+    let prefix = own_prefix(3)[0];
+    let [first, second] = [1, 2].map(|id| std::net::IpAddr::V4(address(id)));
+    assert_eq!(net.speakers[0].fib[&prefix], [first]);
+    assert_eq!(net.speakers[0].backups[&prefix], [second]);
+    net.cut(0, 1);
+    net.advance(seconds(120));
+    assert!(net.speakers[0].down.contains(&first));
+    assert!(!net.speakers[0].down.contains(&second));
+    assert_eq!(net.speakers[0].fib[&prefix], [second]);
+    net.mend(0, 1);
+    net.advance(seconds(120));
+    assert_eq!(net.speakers[0].fib[&prefix], [first]);
+    assert_eq!(net.speakers[0].backups[&prefix], [second]);
 }

@@ -304,6 +304,11 @@ impl Net {
             "the kernel of {}",
             name(id)
         );
+        for (prefix, ready) in &self.speakers[id].backups {
+            let used = &expected[prefix];
+            assert!(ready.iter().all(|hop| !used.contains(hop)), "{prefix}");
+            assert!(used.len() == 1 || ready.is_empty(), "{prefix}");
+        }
     }
 }
 
