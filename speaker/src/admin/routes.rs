@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use bgp::query::{Cursor, Destinations, RoutePage, RouteQuery, View};
 use bgp::types::{Family, Prefix};
+use prost::Message as _;
 use proto::speaker::v1 as pb;
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -25,6 +26,9 @@ use crate::fib::{Fib, RouteState};
 
 /// Routes in a page: one turn of the loop, and below the 4 MiB that a gRPC client takes.
 const PAGE: usize = 2048;
+
+/// Octets of routes in words after which another message begins, for the same reason.
+const OCTETS: usize = 1 << 20;
 
 /// A page, and whom to ask what the kernel has of it.
 type Asked = (RoutePage, Option<Arc<Fib>>);
@@ -64,9 +68,10 @@ pub(super) async fn send_pages(
         // The loop is asked first, and makes the next page meanwhile.
         let (following, states) = tokio::join!(following, joined);
         if !page.routes.is_empty() {
-            let page = convert(page, states, compact);
-            if sender.send(Ok(page)).await.is_err() {
-                return Ok(());
+            for page in convert(page, states, compact) {
+                if sender.send(Ok(page)).await.is_err() {
+                    return Ok(());
+                }
             }
         }
         asked = following?;
@@ -93,7 +98,8 @@ async fn kernel_states(
     }
 }
 
-fn convert(page: RoutePage, states: Vec<RouteState>, compact: bool) -> pb::RoutePage {
+/// One message, or several where a route is long in words.
+fn convert(page: RoutePage, states: Vec<RouteState>, compact: bool) -> Vec<pb::RoutePage> {
     let mut states = states.into_iter();
     if compact {
         let kernel = match states.len() {
@@ -104,19 +110,26 @@ fn convert(page: RoutePage, states: Vec<RouteState>, compact: bool) -> pb::Route
                 .collect(),
         };
         let began_ms = wall_ms_or_0(page.began);
-        return pb::RoutePage {
+        return vec![pb::RoutePage {
             compact: Some(plan::wire::routes::compact(page, began_ms, kernel)),
             ..pb::RoutePage::default()
-        };
+        }];
     }
-    let routes = page.rows().into_iter().map(|row| {
+    let mut pages = vec![pb::RoutePage::default()];
+    let mut octets = 0;
+    for row in page.rows() {
         let state = row.best.then(|| states.next()).flatten();
-        convert::route(row, state)
-    });
-    pb::RoutePage {
-        routes: routes.collect(),
-        ..pb::RoutePage::default()
+        let route = convert::route(row, state);
+        octets += route.encoded_len();
+        if octets > OCTETS {
+            octets = route.encoded_len();
+            pages.push(pb::RoutePage::default());
+        }
+        if let Some(last) = pages.last_mut() {
+            last.routes.push(route);
+        }
     }
+    pages
 }
 
 /// What a person typed where a prefix or an address may stand.

@@ -20,6 +20,10 @@ use crate::types::{Family, PeerId};
 /// perhaps empty pages rather than keep the sessions waiting.
 const LOOKED_AT: usize = 20_000;
 
+/// Octets of attributes after which a page is full, so that it fits into a message whatever a peer
+/// puts into its attributes.
+const OCTETS: usize = 1 << 20;
+
 impl Engine {
     /// Up to about `limit` routes, in order of prefix, IPv4 first, behind `after`. A page may be
     /// short or empty although there is another.
@@ -104,10 +108,29 @@ struct Filling<'a> {
 
 impl Filling<'_> {
     fn finish(mut self) -> RoutePage {
-        self.engine
-            .shared
-            .attrs
-            .copy(&self.fresh, &mut self.page.sets);
+        let attrs = &self.engine.shared.attrs;
+        let page = &mut self.page;
+        if self.fresh.is_empty() {
+            return self.page; // none, or there already
+        }
+        let copied = attrs.copy(&self.fresh, OCTETS, &mut page.sets);
+        let lacks = |route: &PageRoute| route.set as usize >= copied;
+        if let Some(first) = page.routes.iter().find(|route| lacks(route)) {
+            let prefix = first.prefix;
+            let mut kept = page.routes.partition_point(|route| route.prefix < prefix);
+            if kept == 0 {
+                // The paths of one prefix are not parted, and their sets are the first ones.
+                kept = page.routes.partition_point(|route| route.prefix <= prefix);
+                let needed = page.routes[..kept].iter().map(|route| route.set as usize);
+                let needed = needed.max().map_or(copied, |last| last + 1);
+                attrs.copy(&self.fresh[copied..needed], usize::MAX, &mut page.sets);
+            }
+            if kept < page.routes.len() {
+                page.routes.truncate(kept);
+                page.remarks.retain(|remark| (remark.route as usize) < kept);
+                page.next = page.routes.last().map(|route| Cursor(route.prefix));
+            }
+        }
         self.page
     }
 
@@ -151,7 +174,8 @@ impl Filling<'_> {
         let group = self.peer.and_then(|peer| rib.group_of(peer));
         for (looked_at, (prefix, slot)) in slots.enumerate() {
             self.add_slot(rib, group, prefix, slot);
-            if self.page.routes.len() >= limit || looked_at >= LOOKED_AT {
+            let full = self.page.routes.len() >= limit || self.page.sets.octets() >= OCTETS;
+            if full || looked_at >= LOOKED_AT {
                 self.page.next = Some(Cursor(prefix.into()));
                 return true;
             }

@@ -161,6 +161,11 @@ impl AttributeSets {
         self.starts.is_empty()
     }
 
+    /// How many octets they take.
+    pub(crate) fn octets(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The bytes that [`AttributeSets::read`] reads.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes

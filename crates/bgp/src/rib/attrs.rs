@@ -216,16 +216,23 @@ impl AttrStore {
         )
     }
 
-    /// Appends sets as they are kept.
-    pub(crate) fn copy(&self, ids: &[AttrId], out: &mut AttributeSets) {
+    /// Appends sets as they are kept, the first ones of `ids` until there are `enough` octets. How
+    /// many it were.
+    pub(crate) fn copy(&self, ids: &[AttrId], enough: usize, out: &mut AttributeSets) -> usize {
         // They lie anywhere in memory: found one after the other, they would be waited for one after
         // the other.
         let packed = ids.iter().map(|id| &*self.sets[id.0 as usize].packed);
         let packed: Vec<&[u8]> = packed.collect();
+        let mut copied = 0;
         for packed in packed {
+            if out.octets() >= enough {
+                break;
+            }
             let (next_hop, block) = split(packed);
             out.push(next_hop, block);
+            copied += 1;
         }
+        copied
     }
 
     /// How many sets there are.

@@ -2,7 +2,7 @@ use super::rig::{Rig, nth, prefix};
 use crate::attributes::Attributes;
 use crate::engine::{Command, CommandError};
 use crate::query::{Cursor, Destinations, RouteQuery, View};
-use crate::types::{Asn, Family, Prefix};
+use crate::types::{Asn, Community, Family, Prefix};
 
 fn query(view: View, destinations: Destinations) -> RouteQuery {
     RouteQuery {
@@ -166,6 +166,47 @@ fn a_page_is_of_one_family_and_has_each_set_of_attributes_once() {
             (row.peer.as_deref(), &*row.attributes),
             (Some(peer), attributes)
         );
+    }
+}
+
+#[test]
+fn a_page_is_full_when_its_attributes_are_many() {
+    let mut rig = Rig::with_peers(2);
+    let all: Vec<Prefix> = (0..1200).map(nth).collect();
+    for (peer, every) in [("p2", 1), ("p3", 2)] {
+        let own = rig.own(peer);
+        for (number, prefix) in (0..).zip(&all).step_by(every) {
+            let communities = (0..900).map(|n| Community(number * 1000 + n));
+            let attributes = Attributes {
+                communities: communities.collect(),
+                ..own.clone()
+            };
+            rig.say(peer, &[*prefix], &attributes);
+        }
+    }
+    rig.run();
+    for (view, count) in [(View::Best, 1200), (View::All, 1800), (received("p3"), 600)] {
+        let query = query(view, Destinations::All);
+        let (mut found, mut pages, mut after) = (Vec::new(), 0, None);
+        loop {
+            let page = rig.engine.routes(&query, after, 10_000).unwrap();
+            let octets = page.sets.clone().into_bytes().len();
+            assert!(octets < (1 << 20) + 8192, "{octets} octets in a page");
+            found.extend(page.rows().iter().map(|row| row.prefix));
+            pages += 1;
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found.len(), count);
+        assert!(found.is_sorted() && pages > 2, "{pages} pages");
+        let single = RouteQuery {
+            destinations: Destinations::Exact(all[2]),
+            ..query
+        };
+        let page = rig.engine.routes(&single, None, 1).unwrap();
+        assert!(!page.routes.is_empty() && page.next.is_none());
     }
 }
 
