@@ -75,7 +75,7 @@ impl Target {
     fn runs_in_tests(self) -> u64 {
         match self {
             Target::Decoder => 200_000,
-            Target::Session => 100_000,
+            Target::Session => 30_000,
             Target::Decision => 2_500,
         }
     }

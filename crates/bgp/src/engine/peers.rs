@@ -421,6 +421,13 @@ impl Engine {
     /// See [`CommandError`]; nothing was done then.
     pub fn command(&mut self, now: Instant, command: Command) -> Result<String, CommandError> {
         self.tick(now);
+        let answer = self.obey(now, command);
+        // Also what is refused has been looked at.
+        self.settle();
+        answer
+    }
+
+    fn obey(&mut self, now: Instant, command: Command) -> Result<String, CommandError> {
         let (Command::Reset { peer: name, .. }
         | Command::SoftReset { peer: name }
         | Command::Shutdown { peer: name, .. }
@@ -463,7 +470,6 @@ impl Engine {
             Command::SoftReset { .. } => self.soft_reset(id)?,
         };
         self.carry_out(now, id);
-        self.settle();
         Ok(answer)
     }
 

@@ -266,3 +266,14 @@ fn commands_name_the_peers_there_are() {
         "The session with p3 stays shut down."
     );
 }
+
+/// Found by the fuzzer.
+#[test]
+fn a_command_that_is_refused_leaves_the_timers_in_order() {
+    let mut rig = Rig::with_peers(1);
+    rig.disconnect("p2");
+    let command = Command::SoftReset { peer: "p2".into() };
+    let refused = rig.engine.command(rig.now, command);
+    assert!(matches!(refused, Err(CommandError::NotEstablished { .. })));
+    assert!(rig.engine.poll_timeout().is_some());
+}
