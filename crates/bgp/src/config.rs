@@ -58,8 +58,7 @@ pub struct PeerConfig {
     pub shutdown: Option<String>,
     /// IP time to live of what we send: 1 for a directly connected eBGP peer.
     pub ttl: u8,
-    /// How many hops away the peer is at most; what has come farther is dropped, and `ttl` is 255.
-    /// `None`: nothing is looked at. RFC 5082.
+    /// How many hops away the peer is at most, if that is looked at; then `ttl` is 255. RFC 5082.
     pub ttl_security: Option<u8>,
     /// How TCP segments are signed; `None`: they are not.
     pub authentication: Option<Authentication>,
@@ -514,16 +513,13 @@ impl Config {
         if peer.port == 0 {
             return Err(value("the port", &0, "1 to 65535"));
         }
-        if peer.ttl == 0 {
-            return Err(value("the TTL", &0, "1 to 255"));
-        }
-        if let Some(hops) = peer.ttl_security {
-            if !(1..=254).contains(&hops) {
+        match (peer.ttl, peer.ttl_security) {
+            (0, _) => return Err(value("the TTL", &0, "1 to 255")),
+            (_, Some(hops @ (0 | 255))) => {
                 return Err(value("the hops of TTL security", &hops, "1 to 254"));
             }
-            if peer.ttl != 255 {
-                return Err(value("the TTL", &peer.ttl, "255 with TTL security"));
-            }
+            (255, _) | (_, None) => {}
+            (ttl, _) => return Err(value("the TTL", &ttl, "255 with TTL security")),
         }
         if let Some(authentication) = &peer.authentication {
             authentication.check(&by)?;
