@@ -6,7 +6,8 @@
 //! and needs no fsync: whatever takes the page cache takes the kernel's routes too.
 //!
 //! It is text, one word and its values a line: `boot ID`, `alive MILLISECONDS`, `within SECONDS`,
-//! `routes FAMILY` for each family, `peer NAME` for each peer.
+//! `routes FAMILY` for each family, `peer NAME` for each peer, `end`. A build that does not know a word
+//! reads on: after an upgrade, or back from one, a restart is a restart.
 
 use std::fs;
 use std::io;
@@ -112,20 +113,21 @@ fn parse(text: &str) -> Option<(Life, Moment)> {
         return None;
     }
     let mut life = Life::default();
-    let (mut boot, mut alive) = (None, None);
+    let (mut boot, mut alive, mut within) = (None, None, None);
     for line in lines {
         match line.split_once(' ')? {
             ("boot", id) => boot = Some(id.to_owned()),
             ("alive", time) => alive = Some(Duration::from_millis(time.parse().ok()?)),
-            ("within", seconds) => life.within = Duration::from_secs(seconds.parse().ok()?),
+            ("within", seconds) => within = Some(Duration::from_secs(seconds.parse().ok()?)),
             ("routes", name) => {
                 let known = Family::ALL.into_iter().find(|it| it.to_string() == name);
                 life.routes.push(known?);
             }
             ("peer", name) => life.peers.push(name.to_owned()),
-            _ => return None,
+            _ => {} // a newer build's
         }
     }
+    life.within = within?;
     let moment = Moment {
         boot: boot?,
         since_boot: alive?,
@@ -179,6 +181,16 @@ mod tests {
         }
         assert_eq!(parse(&whole.replace("alive 1", "alive 2")), None);
         assert_eq!(parse(&whole.replace("within", "without")), None);
+    }
+
+    /// What the first build with graceful restart wrote, and what a newer one might.
+    #[test]
+    fn notes_of_other_builds_are_read() {
+        let first = "routeshare-alive 1\nboot a\nalive 7000\nwithin 120\nroutes IPv6\n\
+                     peer tor a\npeer tor-b\nend\n";
+        assert_eq!(parse(first), Some((life(), moment("a", 7))));
+        let newer = first.replace("routes IPv6\n", "routes IPv6\nmood good\n");
+        assert_eq!(parse(&newer), Some((life(), moment("a", 7))));
     }
 
     #[test]

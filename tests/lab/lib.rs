@@ -7,11 +7,12 @@
 //! - [`Lab`] and [`Namespace`]: machines and cables;
 //! - [`Daemon`]: a program that runs until it is dropped, with its log;
 //! - [`wait_for`]: a condition with a deadline, which tells what was seen instead;
-//! - [`speaker`]: our own speaker on its own; [`bird`], [`frr`], [`gobgp`]: the others;
+//! - [`speaker`]: our own speaker, [`controller`]: our own controller; [`bird`], [`frr`], [`gobgp`]: the others;
 //! - [`raw`]: a peer that says exactly the bytes it is told to; [`flood`]: one that never ends what it begins;
 //! - [`packages`]: the Debian packages that have to be there.
 
 pub mod bird;
+pub mod controller;
 pub mod flood;
 pub mod frr;
 pub mod gobgp;

@@ -1,4 +1,4 @@
-//! Our own speaker on a machine of the lab, with `bgpctl` to ask it.
+//! Our own speaker on a machine of the lab, told by files or by a controller, with `bgpctl` to ask it.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::Value;
 
+use crate::controller::Controller;
 use crate::namespace::Namespace;
 use crate::process::{Daemon, output, program};
 use crate::wait::{try_wait_for, wait_for};
@@ -17,11 +18,14 @@ use crate::wait::{try_wait_for, wait_for};
 /// Where each serves its metrics; the machine is its own.
 const METRICS: &str = "127.0.0.1:9180";
 
-/// A running speaker that reads its resources from files; ended when dropped.
+/// A running speaker; ended when dropped.
 #[derive(Debug)]
 pub struct Speaker<'a> {
     machine: &'a Namespace,
     node: String,
+    program: String,
+    /// The arguments that say where its configuration comes from.
+    told: Vec<String>,
     directory: PathBuf,
     daemon: Daemon,
 }
@@ -39,18 +43,55 @@ impl<'a> Speaker<'a> {
         node: &str,
         resources: &str,
     ) -> anyhow::Result<Speaker<'a>> {
+        let files = directory.join(node).join("resources");
+        fs::create_dir_all(&files)?;
+        fs::write(files.join("resources.yaml"), resources)?;
+        let told = ["--standalone", "--resources", &files.display().to_string()];
+        let told = told.map(str::to_owned).into();
+        Speaker::launched(machine, directory, node, told)
+    }
+
+    /// Starts a speaker for `node` that a controller tells what to do, and waits until it answers.
+    /// `address` is where the node reaches the controller.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come up, with what it said.
+    pub fn start_told(
+        machine: &'a Namespace,
+        directory: &Path,
+        node: &str,
+        controller: &Controller,
+        address: &str,
+    ) -> anyhow::Result<Speaker<'a>> {
+        fs::create_dir_all(directory.join(node))?;
+        let told = controller.arguments(node, address);
+        Speaker::launched(machine, directory, node, told)
+    }
+
+    fn launched(
+        machine: &'a Namespace,
+        directory: &Path,
+        node: &str,
+        told: Vec<String>,
+    ) -> anyhow::Result<Speaker<'a>> {
         let directory = directory.join(node);
-        fs::create_dir_all(directory.join("resources"))?;
-        fs::write(directory.join("resources/resources.yaml"), resources)?;
-        let daemon = launch(machine, node, &directory, &[])?;
+        let program = "routeshare-speaker".to_owned();
         let mut speaker = Speaker {
             machine,
             node: node.to_owned(),
+            daemon: launch(machine, &program, node, &told, &directory)?,
+            program,
+            told,
             directory,
-            daemon,
         };
         speaker.answers()?;
         Ok(speaker)
+    }
+
+    /// The next start is of another program beside ours.
+    pub fn set_program(&mut self, name: &str) {
+        name.clone_into(&mut self.program);
     }
 
     fn answers(&mut self) -> anyhow::Result<()> {
@@ -108,7 +149,15 @@ impl<'a> Speaker<'a> {
     ///
     /// When it does not come up, with what it said.
     pub fn start_again_with(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
-        self.daemon = launch(self.machine, &self.node, &self.directory, arguments)?;
+        let more = arguments.iter().map(|argument| (*argument).to_owned());
+        let told: Vec<String> = self.told.iter().cloned().chain(more).collect();
+        self.daemon = launch(
+            self.machine,
+            &self.program,
+            &self.node,
+            &told,
+            &self.directory,
+        )?;
         self.answers()
     }
 
@@ -276,14 +325,15 @@ impl<'a> Speaker<'a> {
 
 fn launch(
     machine: &Namespace,
+    name: &str,
     node: &str,
+    told: &[String],
     directory: &Path,
-    arguments: &[&str],
 ) -> anyhow::Result<Daemon> {
-    let mut command = machine.command(program("routeshare-speaker")?);
+    let mut command = machine.command(program(name)?);
     command
-        .args(["--node", node, "--standalone", "--resources"])
-        .arg(directory.join("resources"))
+        .args(["--node", node])
+        .args(told)
         .arg("--state-dir")
         .arg(directory.join("state"))
         .arg("--socket")
@@ -291,7 +341,6 @@ fn launch(
         .arg("--bfd-socket")
         .arg(directory.join("bfd.sock"))
         .args(["--metrics", METRICS])
-        .args(arguments)
         .env("NO_COLOR", "1")
         .env("RUST_LOG", "info,routeshare_speaker=debug");
     machine.start(

@@ -52,6 +52,32 @@ pub(crate) fn build_programs(quiet: bool) -> anyhow::Result<()> {
     run(&mut command, "the build of our programs")
 }
 
+/// Builds the speaker once more with other settings, as `routeshare-speaker-other` beside the first: what
+/// an upgrade brings is another program that finds the files of the last one.
+///
+/// # Errors
+///
+/// When it cannot be built or copied.
+pub(crate) fn build_other_speaker() -> anyhow::Result<()> {
+    let profile = if cfg!(debug_assertions) {
+        "dev"
+    } else {
+        "release"
+    };
+    let other = format!("profile.{profile}.package.routeshare-speaker.opt-level=1");
+    let mut arguments = vec!["build", "--locked", "--quiet", "-p", "routeshare-speaker"];
+    arguments.extend(["--config", &other]);
+    if profile == "release" {
+        arguments.push("--release");
+    }
+    run(&mut cargo(&arguments), "another build of the speaker")?;
+    let built = lab::program("routeshare-speaker")?;
+    let copy = built.with_file_name("routeshare-speaker-other");
+    std::fs::copy(&built, &copy)
+        .map(drop)
+        .with_context(|| format!("cannot copy {} to {}", built.display(), copy.display()))
+}
+
 /// Runs a command whose output goes where ours goes.
 pub(crate) fn run(command: &mut Command, what: &str) -> anyhow::Result<()> {
     let status = command

@@ -7,7 +7,9 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use lab::{packages, require_root};
 
-use crate::cargo::{build_programs, cargo, cargo_deny, root, run as run_command};
+use crate::cargo::{
+    build_other_speaker, build_programs, cargo, cargo_deny, root, run as run_command,
+};
 use crate::progress::{bad, dim, good, title};
 
 /// Every check and every test, as CI runs them
@@ -125,6 +127,7 @@ impl Part {
                     packages::GOBGP,
                 ];
                 packages::ensure(&tools, |text| println!("  {text}"))?;
+                build_other_speaker()?;
                 build_programs(true)?;
                 &[&[
                     "test",

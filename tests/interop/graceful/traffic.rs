@@ -1,0 +1,148 @@
+//! Packets from pod to pod.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use lab::{Namespace, wait_for};
+
+use super::machines::{Machines, POD_1, POD_2};
+use crate::host::SOON;
+
+/// How many packets a flow has in a second: two families, so 2,000 in each direction.
+pub(super) const PACKETS_PER_SECOND: u32 = 1000;
+const PORT: u16 = 9000;
+
+/// Packets between the pods, both ways and by both families.
+pub(super) struct Traffic {
+    ended: AtomicBool,
+    flows: Vec<Flow>,
+}
+
+/// Packets of one family in one direction.
+pub(super) struct Flow {
+    sender: UdpSocket,
+    receiver: UdpSocket,
+    sent: AtomicU32,
+}
+
+/// What became of a flow.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outcome {
+    pub(super) sent: u32,
+    pub(super) lost: u32,
+    /// The longest time between two arrivals.
+    pub(super) longest_gap: Duration,
+}
+
+impl Traffic {
+    pub(super) fn new(machines: &Machines) -> Traffic {
+        let [one, two] = &machines.pods;
+        let mut flows = Vec::new();
+        for family in 0..2 {
+            for (from, here, to, there) in [(one, POD_1, two, POD_2), (two, POD_2, one, POD_1)] {
+                flows.push(Flow {
+                    sender: socket(from, here[family], 0),
+                    receiver: socket(to, there[family], PORT),
+                    sent: AtomicU32::new(0),
+                });
+            }
+        }
+        Traffic {
+            ended: AtomicBool::new(false),
+            flows,
+        }
+    }
+
+    /// Flows while `work` is done, then tells what arrived.
+    pub(super) fn during(&self, work: impl FnOnce()) -> Vec<Outcome> {
+        std::thread::scope(|scope| {
+            let running = self.flows.iter().map(|flow| {
+                let sending = scope.spawn(|| self.send(flow));
+                (flow, sending, scope.spawn(|| self.receive(flow)))
+            });
+            let running: Vec<_> = running.collect();
+            // Also when the work fails: the threads have to come to an end.
+            let done = catch_unwind(AssertUnwindSafe(work));
+            self.ended.store(true, Ordering::Relaxed);
+            let outcomes = running.into_iter().map(|(flow, sending, receiving)| {
+                sending.join().unwrap();
+                let sent = flow.sent.load(Ordering::Relaxed);
+                let (arrived, longest_gap) = receiving.join().unwrap();
+                Outcome {
+                    sent,
+                    lost: sent - arrived,
+                    longest_gap,
+                }
+            });
+            let outcomes = outcomes.collect();
+            match done {
+                Ok(()) => outcomes,
+                Err(panic) => resume_unwind(panic),
+            }
+        })
+    }
+
+    /// At a steady rate, until the end.
+    fn send(&self, flow: &Flow) {
+        let to = flow.receiver.local_addr().unwrap();
+        let begin = Instant::now();
+        let mut number: u32 = 0;
+        while !self.ended.load(Ordering::Relaxed) {
+            let due = begin + Duration::from_secs(1) * number / PACKETS_PER_SECOND;
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            // One that cannot be sent will be missed like any other.
+            let _ = flow.sender.send_to(&number.to_be_bytes(), to);
+            number += 1;
+            flow.sent.store(number, Ordering::Relaxed);
+        }
+    }
+
+    /// Until nothing comes any more after the end: how many different ones, and the longest gap.
+    fn receive(&self, flow: &Flow) -> (u32, Duration) {
+        let (mut arrived, mut longest_gap) = (BTreeSet::new(), Duration::ZERO);
+        let mut last: Option<Instant> = None;
+        let mut packet = [0; 4];
+        loop {
+            match flow.receiver.recv(&mut packet) {
+                Ok(4) => {
+                    arrived.insert(u32::from_be_bytes(packet));
+                    let now = Instant::now();
+                    longest_gap = longest_gap.max(last.map_or(Duration::ZERO, |last| now - last));
+                    last = Some(now);
+                }
+                Err(_) if self.ended.load(Ordering::Relaxed) => break,
+                Ok(_) | Err(_) => {}
+            }
+        }
+        (u32::try_from(arrived.len()).unwrap(), longest_gap)
+    }
+
+    /// Waits until so many more packets are on their way in each flow.
+    pub(super) fn packets(&self, more: u32) {
+        let sent = |flow: &Flow| flow.sent.load(Ordering::Relaxed);
+        let until: Vec<u32> = self.flows.iter().map(|flow| sent(flow) + more).collect();
+        wait_for("packets to be sent", SOON, || {
+            let enough = self
+                .flows
+                .iter()
+                .zip(&until)
+                .all(|(flow, until)| sent(flow) >= *until);
+            anyhow::ensure!(enough, "not all of {until:?}");
+            Ok(())
+        });
+    }
+}
+
+fn socket(on: &Namespace, address: &str, port: u16) -> UdpSocket {
+    let address: IpAddr = address.parse().unwrap();
+    // A program that is being started beside us holds the last round's sockets for a moment.
+    let socket = wait_for("the port to be free", SOON, || {
+        Ok(on.within(|| UdpSocket::bind(SocketAddr::new(address, port)))??)
+    });
+    let quiet = Duration::from_millis(500);
+    socket.set_read_timeout(Some(quiet)).unwrap();
+    socket
+}
