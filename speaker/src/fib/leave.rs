@@ -8,7 +8,7 @@ use bgp::types::{Prefix, Prefix4, Prefix6};
 
 use super::driver::Driver;
 use super::table::{Entry, Slot, State};
-use super::write::AT_ONCE;
+use super::write::{AHEAD, AT_ONCE};
 
 /// Prefixes looked at in one turn; some of them are wanted again by then.
 const LOOKED_AT: usize = 16 * 1024;
@@ -63,9 +63,13 @@ impl Driver {
             return false;
         }
         self.remove_together();
-        for _ in 0..LOOKED_AT {
+        for looked_at in 0..LOOKED_AT {
             if self.requests.len() >= AT_ONCE {
                 break;
+            }
+            if looked_at.is_multiple_of(AHEAD) {
+                let ahead = self.leaving.v4.iter().take(AHEAD);
+                self.table.warm(ahead.map(|prefix| Prefix::V4(*prefix)));
             }
             let Some(prefix) = self.leaving.pop() else {
                 self.leaving = Leaving::default(); // a burst's memory is not kept for the next one

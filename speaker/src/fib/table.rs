@@ -121,6 +121,19 @@ impl Table {
         each.collect()
     }
 
+    /// These prefixes, some dozens, are asked for next.
+    pub(super) fn warm(&self, prefixes: impl Iterator<Item = Prefix> + Clone) {
+        self.v4
+            .warm(prefixes.clone().filter_map(|prefix| match prefix {
+                Prefix::V4(prefix) => Some(prefix),
+                Prefix::V6(_) => None,
+            }));
+        self.v6.warm(prefixes.filter_map(|prefix| match prefix {
+            Prefix::V4(_) => None,
+            Prefix::V6(prefix) => Some(prefix),
+        }));
+    }
+
     /// The entry of a prefix becomes what `change` makes of it, or goes. Gives the entry that was
     /// there.
     pub(super) fn update(

@@ -19,6 +19,8 @@ use super::table::{Entry, Slot, State};
 pub(super) const AT_ONCE: usize = 512;
 /// Changes taken in within one turn, when most of them only say that something has to go.
 const TAKEN_IN: usize = 4 * 1024;
+/// Prefixes brought near at the same time.
+pub(super) const AHEAD: usize = 64;
 /// Entries looked at in one turn of the backlog.
 const LOOKED_AT: usize = 16 * 1024;
 /// Refusals whose reason is kept.
@@ -79,6 +81,11 @@ impl Driver {
 
     fn next_change(&mut self) -> Option<FibChange> {
         loop {
+            let ahead = self.batch.as_slice();
+            if ahead.len().is_multiple_of(AHEAD) {
+                let ahead = ahead.iter().take(AHEAD);
+                self.table.warm(ahead.map(|change| change.prefix));
+            }
             if let Some(change) = self.batch.next() {
                 return Some(change);
             }

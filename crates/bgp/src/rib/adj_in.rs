@@ -402,6 +402,9 @@ impl Martian for Prefix6 {
     }
 }
 
+/// Prefixes brought near at the same time.
+const AHEAD: usize = 32;
+
 impl<P: Martian> FamilyRib<P> {
     /// Prefixes announced with one set of attributes, in the order of the message.
     pub(crate) fn announce_all(
@@ -410,11 +413,15 @@ impl<P: Martian> FamilyRib<P> {
         source: SourceId,
         received: AttrId,
         fresh: Option<&Attributes>,
-        prefixes: impl Iterator<Item = P>,
+        prefixes: impl Iterator<Item = P> + Clone,
         faults: &mut Faults,
     ) {
         let mut first = true;
-        for prefix in prefixes {
+        let mut ahead = prefixes.clone();
+        for (at, prefix) in prefixes.enumerate() {
+            if at.is_multiple_of(AHEAD) {
+                self.table.warm(ahead.by_ref().take(AHEAD));
+            }
             let accepted = self.accept(shared, source, received, fresh, prefix);
             if let Err(refusal) = accepted {
                 faults.refused(refusal, prefix.into(), std::mem::take(&mut first));
@@ -436,9 +443,13 @@ impl<P: Martian> FamilyRib<P> {
         &mut self,
         shared: &mut Shared,
         source: SourceId,
-        prefixes: impl Iterator<Item = P>,
+        prefixes: impl Iterator<Item = P> + Clone,
     ) {
-        for prefix in prefixes {
+        let mut ahead = prefixes.clone();
+        for (at, prefix) in prefixes.enumerate() {
+            if at.is_multiple_of(AHEAD) {
+                self.table.warm(ahead.by_ref().take(AHEAD));
+            }
             if let Some(slot) = self.table.find(prefix) {
                 let refreshing = self.refreshing.get_mut(&source);
                 if let Some(said) = refreshing.and_then(|refreshing| refreshing.said.as_mut()) {

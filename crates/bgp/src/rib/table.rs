@@ -171,6 +171,11 @@ impl<P: Key> Table<P> {
         slot.unwrap_or(NIL) // it has one
     }
 
+    /// These prefixes, some dozens, are entered or asked for next.
+    pub(crate) fn warm(&self, prefixes: impl Iterator<Item = P>) {
+        self.index.warm(prefixes);
+    }
+
     /// The slot of a prefix.
     pub(crate) fn find(&self, prefix: P) -> Option<u32> {
         self.index.get(prefix)
