@@ -1,8 +1,8 @@
 //! `routeshare-bfd` against itself, FRR's bfdd and BIRD, over real sockets.
 
-mod client;
+pub(crate) mod client;
 mod echo;
-mod restart;
+pub(crate) mod restart;
 mod with_bgp;
 
 use std::collections::BTreeSet;

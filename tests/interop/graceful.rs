@@ -9,6 +9,7 @@
 mod first_start;
 mod machines;
 mod traffic;
+mod with_bfd;
 
 use std::time::Duration;
 

@@ -143,15 +143,13 @@ fn ten_million_prefixes_cost_their_limit_and_no_more() {
 
         // As fast as the socket takes them.
         let mut bad = attacked.establish(WIRE, ASN, "bad");
-        let mut sent = 0;
+        // For as long as the connection is drained, so that the NOTIFICATION arrives; that may be all.
         for start in (0..10_000_000).step_by(100_000) {
             let bytes = table(ASN, WIRE, &[], FIRST + start, 100_000);
             if bad.send(&bytes).is_err() {
                 break;
             }
-            sent += 100_000;
         }
-        assert!(sent < 10_000_000, "all of them were taken");
         wait_for("the session to be dropped", SOON, || {
             let peer = attacked.speaker.peer("bad")?;
             anyhow::ensure!(peer["overLimit"] == true, "{peer}");

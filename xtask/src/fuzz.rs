@@ -211,7 +211,8 @@ fn fuzz(
     program
         .arg(found)
         .arg(kept("corpus", target))
-        .arg(kept("found", target))
+        // Not there for a target in which nothing was ever found.
+        .args(Some(kept("found", target)).filter(|folder| folder.is_dir()))
         .arg(format!("-artifact_prefix={}/{name}-", crashes.display()))
         .arg(format!("-max_len={LONGEST}"))
         // An input of 4 KiB needs none of these; what does is a mistake too.

@@ -17,17 +17,17 @@ const PATIENT: &str = "timers: {holdSeconds: 90}\nfamilies: [IPv4]\nbfd: {multip
 
 /// How a process makes room for the next one.
 #[derive(Clone, Copy, Debug)]
-enum End {
+pub(crate) enum End {
     Killed,
     Stopped,
     Replaced,
 }
 
-const ENDS: [End; 4] = [End::Killed, End::Stopped, End::Replaced, End::Killed];
+pub(crate) const ENDS: [End; 4] = [End::Killed, End::Stopped, End::Replaced, End::Killed];
 
 impl End {
     /// Ends this process and starts the next one, which answers when this returns.
-    fn carry_out(self, mut bfd: Bfd, start: impl FnOnce() -> Bfd) -> Bfd {
+    pub(crate) fn carry_out(self, mut bfd: Bfd, start: impl FnOnce() -> Bfd) -> Bfd {
         match self {
             End::Killed => bfd.kill(),
             End::Stopped => bfd.stop(),

@@ -37,7 +37,7 @@ mod make;
 mod tell;
 
 /// Most slots looked at for one batch.
-const BATCH_SLOTS: usize = 1024;
+const BATCH_SLOTS: usize = 2048;
 /// Batches, or parts of the table, looked at for one piece of bytes.
 const ROUNDS: usize = 32;
 /// Octets after which a batch is closed.
