@@ -9,6 +9,7 @@ mod fib;
 mod keys;
 mod last_life;
 mod limits;
+mod memory;
 mod metrics;
 mod nexthops;
 mod report;
@@ -94,6 +95,7 @@ struct Args {
 }
 
 fn main() -> anyhow::Result<()> {
+    memory::give_large_blocks_back();
     let args = Args::parse();
     start_logging(args.log_json);
     let runtime = tokio::runtime::Builder::new_multi_thread()
