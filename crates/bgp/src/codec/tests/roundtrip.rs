@@ -51,7 +51,7 @@ fn any_next_hop(family: Family) -> BoxedStrategy<NextHop> {
 
 fn any_unknown() -> impl Strategy<Value = Vec<UnknownAttribute>> {
     // Everything that is not ours.
-    let kinds = prop_oneof![Just(0u8), 11..14u8, 19..32u8, 33..=255u8];
+    let kinds = prop_oneof![Just(0u8), 11..14u8, 19..32u8, 33..35u8, 36..=255u8];
     btree_set(kinds, 0..4).prop_flat_map(|kinds| {
         let count = kinds.len();
         vec(vec(any::<u8>(), 0..300), count).prop_map(move |values| {
