@@ -29,10 +29,12 @@ pub(super) struct Flow {
 }
 
 /// What became of a flow.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Outcome {
     pub(super) sent: u32,
     pub(super) lost: u32,
+    /// The numbers of the first ones that were lost: when it happened, in thousandths of a second.
+    pub(super) first_lost: Vec<u32>,
     /// The longest time between two arrivals.
     pub(super) longest_gap: Duration,
 }
@@ -71,9 +73,11 @@ impl Traffic {
                 sending.join().unwrap();
                 let sent = flow.sent.load(Ordering::Relaxed);
                 let (arrived, longest_gap) = receiving.join().unwrap();
+                let lost = (0..sent).filter(|number| !arrived.contains(number));
                 Outcome {
                     sent,
-                    lost: sent - arrived,
+                    lost: sent - u32::try_from(arrived.len()).unwrap(),
+                    first_lost: lost.take(10).collect(),
                     longest_gap,
                 }
             });
@@ -100,8 +104,8 @@ impl Traffic {
         }
     }
 
-    /// Until nothing comes any more after the end: how many different ones, and the longest gap.
-    fn receive(&self, flow: &Flow) -> (u32, Duration) {
+    /// Until nothing comes any more after the end: their numbers, and the longest gap.
+    fn receive(&self, flow: &Flow) -> (BTreeSet<u32>, Duration) {
         let (mut arrived, mut longest_gap) = (BTreeSet::new(), Duration::ZERO);
         let mut last: Option<Instant> = None;
         let mut packet = [0; 4];
@@ -117,7 +121,7 @@ impl Traffic {
                 Ok(_) | Err(_) => {}
             }
         }
-        (u32::try_from(arrived.len()).unwrap(), longest_gap)
+        (arrived, longest_gap)
     }
 
     /// Waits until so many more packets are on their way in each flow.
