@@ -95,7 +95,10 @@ fn round(machines: &Machines, what: &str, work: impl FnOnce(&Traffic)) {
     eprintln!("{what}: {outcomes:?}");
     for outcome in &outcomes {
         let enough = outcome.sent > 2 * PACKETS_PER_SECOND;
-        assert!(enough && outcome.first_lost.is_empty(), "{what}: {outcomes:?}");
+        assert!(
+            enough && outcome.first_lost.is_empty(),
+            "{what}: {outcomes:?}"
+        );
         // Late is not lost, but a second would be worth a look.
         assert!(
             outcome.longest_gap < Duration::from_secs(1),
