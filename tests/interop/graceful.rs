@@ -96,7 +96,7 @@ fn round(machines: &Machines, what: &str, work: impl FnOnce(&Traffic)) {
     for outcome in &outcomes {
         let enough = outcome.sent > 2 * PACKETS_PER_SECOND;
         assert!(
-            enough && outcome.first_lost.is_empty(),
+            enough && outcome.first_lost.is_empty() && outcome.unsent.is_empty(),
             "{what}: {outcomes:?}"
         );
         // Late is not lost, but a second would be worth a look.

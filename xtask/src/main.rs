@@ -6,6 +6,7 @@
 //! - `fuzz`: bytes and orders of events that nobody thought of;
 //! - `cargo`, `progress`: running cargo and its tools, and telling what is done.
 
+mod again;
 mod bench;
 mod cargo;
 mod demo;

@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use lab::{packages, require_root};
 
+use crate::again;
 use crate::cargo::{
     build_other_speaker, build_programs, cargo, cargo_deny, root, run as run_command,
 };
@@ -129,15 +130,8 @@ impl Part {
                 packages::ensure(&tools, |text| println!("  {text}"))?;
                 build_other_speaker()?;
                 build_programs(true)?;
-                &[&[
-                    "test",
-                    "--locked",
-                    "--package",
-                    LAB_PACKAGE,
-                    "--",
-                    "--test-threads",
-                    "4",
-                ]]
+                let arguments = ["test", "--locked", "--package", LAB_PACKAGE];
+                return again::test(&arguments, &["--test-threads", "4"]);
             }
             Part::Demo => return demos(),
         };

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ pub(super) struct Flow {
     sender: UdpSocket,
     receiver: UdpSocket,
     sent: AtomicU32,
+    /// Packets that our own kernel would not take, and why.
+    unsent: Mutex<Vec<(u32, String)>>,
 }
 
 /// What became of a flow.
@@ -35,6 +38,8 @@ pub(super) struct Outcome {
     pub(super) lost: u32,
     /// The numbers of the first ones that were lost: when it happened, in thousandths of a second.
     pub(super) first_lost: Vec<u32>,
+    /// The first ones that our own kernel would not take, and why; they count as lost.
+    pub(super) unsent: Vec<(u32, String)>,
     /// The longest time between two arrivals.
     pub(super) longest_gap: Duration,
 }
@@ -49,6 +54,7 @@ impl Traffic {
                     sender: socket(from, here[family], 0),
                     receiver: socket(to, there[family], PORT),
                     sent: AtomicU32::new(0),
+                    unsent: Mutex::default(),
                 });
             }
         }
@@ -78,6 +84,7 @@ impl Traffic {
                     sent,
                     lost: sent - u32::try_from(arrived.len()).unwrap(),
                     first_lost: lost.take(10).collect(),
+                    unsent: std::mem::take(&mut *flow.unsent.lock().unwrap()),
                     longest_gap,
                 }
             });
@@ -98,7 +105,12 @@ impl Traffic {
             let due = begin + Duration::from_secs(1) * number / PACKETS_PER_SECOND;
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             // One that cannot be sent will be missed like any other.
-            let _ = flow.sender.send_to(&number.to_be_bytes(), to);
+            if let Err(error) = flow.sender.send_to(&number.to_be_bytes(), to) {
+                let mut unsent = flow.unsent.lock().unwrap();
+                if unsent.len() < 10 {
+                    unsent.push((number, error.to_string()));
+                }
+            }
             number += 1;
             flow.sent.store(number, Ordering::Relaxed);
         }
