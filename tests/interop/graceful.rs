@@ -17,7 +17,7 @@ use lab::bird::Bird;
 use lab::controller::Controller;
 use lab::frr::Frr;
 use lab::speaker::Speaker;
-use lab::{Lab, wait_for};
+use lab::{Daemon, Lab, Namespace, wait_for};
 
 use crate::host::{Host, SOON, number};
 use machines::{BIRD, FRR, Machines, by_family, host, own_tor};
@@ -88,16 +88,32 @@ fn packets_during(machines: &Machines, work: impl FnOnce(&Traffic)) -> Vec<Outco
     })
 }
 
+/// What changes in the kernels of the nodes and the ToR from now on; told when the test fails.
+fn watch_kernels(machines: &Machines) -> Vec<Daemon> {
+    let watched = machines.nodes.iter().chain([&machines.tor]);
+    let start = |machine: &Namespace| {
+        let mut command = machine.command("ip");
+        command.args(["-ts", "-o", "monitor"]);
+        command.args(["route", "nexthop", "link", "address", "neigh"]);
+        let log = format!("{}.monitor.log", machine.name());
+        let log = machines.directory.join(log);
+        machine.start("ip monitor", command, &log).unwrap()
+    };
+    watched.map(start).collect()
+}
+
 /// None of them is lost.
 #[track_caller]
 fn round(machines: &Machines, what: &str, work: impl FnOnce(&Traffic)) {
+    let _watches = watch_kernels(machines);
     let outcomes = packets_during(machines, work);
     eprintln!("{what}: {outcomes:?}");
     for outcome in &outcomes {
         let enough = outcome.sent > 2 * PACKETS_PER_SECOND;
         assert!(
             enough && outcome.first_lost.is_empty() && outcome.unsent.is_empty(),
-            "{what}: {outcomes:?}"
+            "{what}, since {}: {outcomes:?}",
+            outcome.began
         );
         // Late is not lost, but a second would be worth a look.
         assert!(

@@ -1,5 +1,7 @@
 //! Two pods, their nodes, and a ToR between them.
 
+use std::path::PathBuf;
+
 use lab::{Lab, Namespace, wait_for};
 
 use crate::host::{Host, Peer, SOON};
@@ -12,6 +14,8 @@ pub(super) struct Machines {
     pub(super) pods: [Namespace; 2],
     pub(super) nodes: [Namespace; 2],
     pub(super) tor: Namespace,
+    /// Where logs may go.
+    pub(super) directory: PathBuf,
 }
 
 impl Machines {
@@ -21,6 +25,7 @@ impl Machines {
             pods: [machine("pod1"), machine("pod2")],
             nodes: [machine("n1"), machine("n2")],
             tor: machine("tor"),
+            directory: lab.directory().to_owned(),
         };
         for n in 0..2 {
             let k = n + 1;

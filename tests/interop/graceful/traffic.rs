@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lab::{Namespace, wait_for};
 
@@ -34,6 +34,8 @@ pub(super) struct Flow {
 /// What became of a flow.
 #[derive(Clone, Debug)]
 pub(super) struct Outcome {
+    /// When the first one was sent, as `ip -ts monitor` tells time.
+    pub(super) began: String,
     pub(super) sent: u32,
     pub(super) lost: u32,
     /// The numbers of the first ones that were lost: when it happened, in thousandths of a second.
@@ -66,6 +68,7 @@ impl Traffic {
 
     /// Flows while `work` is done, then tells what arrived.
     pub(super) fn during(&self, work: impl FnOnce()) -> Vec<Outcome> {
+        let began = time_of_day();
         std::thread::scope(|scope| {
             let running = self.flows.iter().map(|flow| {
                 let sending = scope.spawn(|| self.send(flow));
@@ -81,6 +84,7 @@ impl Traffic {
                 let (arrived, longest_gap) = receiving.join().unwrap();
                 let lost = (0..sent).filter(|number| !arrived.contains(number));
                 Outcome {
+                    began: began.clone(),
                     sent,
                     lost: sent - u32::try_from(arrived.len()).unwrap(),
                     first_lost: lost.take(10).collect(),
@@ -150,6 +154,14 @@ impl Traffic {
             Ok(())
         });
     }
+}
+
+/// Hours to milliseconds, in UTC.
+fn time_of_day() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let (seconds, millis) = (since.as_secs(), since.subsec_millis());
+    let [hours, minutes] = [seconds / 3600 % 24, seconds / 60 % 60];
+    format!("{hours:02}:{minutes:02}:{:02}.{millis:03}", seconds % 60)
 }
 
 fn socket(on: &Namespace, address: &str, port: u16) -> UdpSocket {
