@@ -1,1 +1,32 @@
 //! The resources of `api` as Kubernetes sees them, and those that only Kubernetes has.
+//!
+//! Used by the controller, which reads and writes these objects, by bgpctl, which looks for the
+//! controller, and by `cargo xtask crds`, which writes `deploy/crds`. In reading order:
+//!
+//! - [`names`]: what things are called in a cluster: labels, annotations, our own objects;
+//! - [`Kind`]: the kinds, and how each is called;
+//! - [`Written`]: an object that a user wrote, as the API server has it;
+//! - [`NodeSubnets`], [`NodeStatus`]: what the controller writes about a node;
+//! - [`conditions`]: `Accepted`, `Programmed`, `Degraded`.
+
+pub mod conditions;
+mod kind;
+pub mod names;
+mod node_status;
+mod node_subnets;
+mod object;
+mod written;
+
+pub use kind::{KINDS, Kind, WRITTEN_BY_USERS};
+pub use node_status::{NodeState, NodeStatus, Problem, SessionState, SubnetState, Version};
+pub use node_subnets::{Family, NodeSubnet, NodeSubnets, NodeSubnetsSpec, State};
+pub use written::{Written, WrittenStatus};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+/// A moment as Kubernetes writes it, to the second; `None` for 0, which means that there is none, and
+/// for what is too far away to be one. `millis` are milliseconds since the Unix epoch.
+pub fn time(millis: i64) -> Option<Time> {
+    let moment = k8s_openapi::jiff::Timestamp::from_millisecond(millis).ok()?;
+    (millis != 0).then(|| Time::from(moment))
+}
