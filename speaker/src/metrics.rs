@@ -426,6 +426,7 @@ mod tests {
             last_error: None,
             faults: [(Fault::Martian, 2)].into(),
             last_fault: None,
+            reflector_client: false,
             passive: false,
             shutdown: None,
             import: Vec::new(),

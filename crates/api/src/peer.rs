@@ -80,6 +80,10 @@ pub struct PeerSpec {
     /// How often our own AS may stand in a received AS_PATH.
     #[serde(default = "never")]
     pub allow_own_as: Number<u8, 0, 10>,
+    /// The node is the other side's route reflector: it tells it the routes of its other internal
+    /// peers, and them the other side's. Only on iBGP. RFC 4456.
+    #[serde(default)]
+    pub reflector_client: bool,
     /// Watch the path to the other side with BFD; as the Fabric says when not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bfd: Option<BfdSpec>,

@@ -113,6 +113,7 @@ impl Bench {
         let config = Config {
             asn: Asn(65000),
             router_id: RouterId(OURS.into()),
+            cluster_id: None,
             peers: (0..peers).map(peer_config).collect(),
             policies: vec![Policy {
                 name: "all".into(),
@@ -296,6 +297,7 @@ fn peer_config(peer: u8) -> PeerConfig {
         export: vec!["all".into()],
         next_hop: NextHopMode::Auto,
         allow_own_as: 0,
+        reflector_client: false,
         graceful_restart: None,
     }
 }

@@ -6,7 +6,7 @@
 
 mod authentication;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Serialize;
 
@@ -21,6 +21,8 @@ pub struct Config {
     pub asn: Asn,
     /// Our BGP Identifier.
     pub router_id: RouterId,
+    /// The cluster whose routes we reflect; the router id when absent. RFC 4456 §7.
+    pub cluster_id: Option<Ipv4Addr>,
     /// Names are unique, and so are addresses.
     pub peers: Vec<PeerConfig>,
     /// Names are unique.
@@ -78,6 +80,9 @@ pub struct PeerConfig {
     pub next_hop: NextHopMode,
     /// How often our own AS may stand in a received AS_PATH.
     pub allow_own_as: u8,
+    /// It is told the routes of our other internal peers, and these are told its: we are its route
+    /// reflector. Only on iBGP. RFC 4456 §6.
+    pub reflector_client: bool,
     /// Graceful restart, ours and the peer's; `None`: not offered. RFC 4724.
     pub graceful_restart: Option<GracefulRestart>,
 }
@@ -202,7 +207,7 @@ impl Default for GracefulRestart {
 pub enum NextHopMode {
     /// Ourselves towards eBGP and for routes of our own; unchanged towards iBGP.
     Auto,
-    /// Always ourselves.
+    /// Ourselves, but for routes that we reflect (RFC 4456 §10), which only policy changes so.
     Self_,
     /// Never changed, except for routes of our own.
     Unchanged,
@@ -427,6 +432,16 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// The cluster whose routes we reflect.
+    pub fn cluster_id(&self) -> Ipv4Addr {
+        self.cluster_id.unwrap_or(self.router_id.0)
+    }
+
+    /// Whether any peer is our client.
+    pub fn is_reflector(&self) -> bool {
+        self.peers.iter().any(|peer| peer.reflector_client)
+    }
+
     /// Whether everything named is there, names and addresses are unique, and values are in range.
     ///
     /// # Errors
@@ -451,6 +466,13 @@ impl Config {
             return Err(ConfigError::Value {
                 field: "the router id".into(),
                 found: self.router_id.to_string(),
+                allowed: "any IPv4 address but 0.0.0.0",
+            });
+        }
+        if self.cluster_id.is_some_and(|id| id.is_unspecified()) {
+            return Err(ConfigError::Value {
+                field: "the cluster id".into(),
+                found: "0.0.0.0".into(),
                 allowed: "any IPv4 address but 0.0.0.0",
             });
         }
@@ -502,6 +524,10 @@ impl Config {
         }
         if peer.remote_asn.0 == 0 || peer.local_asn.0 == 0 {
             return Err(value("an AS number", &0, "1 to 4294967295"));
+        }
+        if peer.reflector_client && peer.is_ebgp() {
+            let allowed = "only with peers of our own AS";
+            return Err(value("being a reflector's client", &"eBGP", allowed));
         }
         if peer.families.is_empty() {
             return Err(value(

@@ -20,7 +20,7 @@ mod roster;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,8 @@ pub struct Engine {
     began: Option<Instant>,
     now: Option<Instant>,
     config: Option<Config>,
+    /// Of the configuration.
+    cluster_id: Ipv4Addr,
     policies: BTreeMap<String, Arc<Policy>>,
     advertisements: Vec<Arc<Advertisement>>,
     peers: Roster,
@@ -99,6 +101,7 @@ impl Engine {
             began: None,
             now: None,
             config: None,
+            cluster_id: Ipv4Addr::UNSPECIFIED,
             policies: BTreeMap::new(),
             advertisements: Vec::new(),
             peers: Roster::default(),

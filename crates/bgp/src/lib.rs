@@ -42,7 +42,7 @@
 //! | 7606, 9774, 7607 | malformed UPDATEs cost what they must and no more; AS_SET; AS 0 |
 //! | 8212 | eBGP is closed until a policy opens it |
 //! | 4486, 9003 | why a session ends, in words |
-//! | 4456 | ORIGINATOR_ID and CLUSTER_LIST are understood and checked; nothing is reflected yet |
+//! | 4456 | all: clients (§6, [`config::PeerConfig::reflector_client`]), clusters of several reflectors (§7), loops (§8), decision (§9), next hop unchanged (§10) |
 //! | 5004 | the older external route stays, when asked for |
 //! | 4724 | graceful restart: §3 capability, §4.1 restarting speaker (selection deferred), §4.2 helper, §5 a new connection in place of an Established one |
 //! | 9494 | long-lived graceful restart: §3 capability and communities, §4.2 timers, also over several restarts, §4.3 and §4.4 the last choice, told only to those that know, §4.6 disguised towards internal peers that do not |

@@ -92,6 +92,8 @@ pub struct PeerStatus {
     pub last_fault: Option<String>,
     /// Waits for the other side to connect.
     pub passive: bool,
+    /// We reflect the routes of our other internal peers to it. RFC 4456.
+    pub reflector_client: bool,
     /// The shutdown text while administratively down.
     pub shutdown: Option<String>,
     /// Names of import policies.
@@ -203,7 +205,7 @@ pub enum Fault {
     OwnAs,
     /// We are the route's originator. RFC 4456 §8.
     OwnRouterId,
-    /// Our router id stands in CLUSTER_LIST. RFC 4456 §8.
+    /// Our cluster stands in CLUSTER_LIST: we reflected it before. RFC 4456 §8.
     ClusterLoop,
     /// NEXT_HOP is an address of ours. RFC 4271 §5.1.3.
     OwnNextHop,
@@ -353,7 +355,7 @@ pub enum Refusal {
     OwnAs,
     /// We are its originator. RFC 4456 §8.
     OwnRouterId,
-    /// Our router id stands in CLUSTER_LIST. RFC 4456 §8.
+    /// Our cluster stands in CLUSTER_LIST: we reflected it before. RFC 4456 §8.
     ClusterLoop,
     /// NEXT_HOP is an address of ours. RFC 4271 §5.1.3.
     OwnNextHop,
@@ -379,7 +381,7 @@ impl fmt::Display for Refusal {
             Refusal::ImportPolicy => "rejected by import policy",
             Refusal::OwnAs => "our own AS is in the AS path",
             Refusal::OwnRouterId => "we are the originator",
-            Refusal::ClusterLoop => "our router id is in the cluster list",
+            Refusal::ClusterLoop => "our cluster id is in the cluster list",
             Refusal::OwnNextHop => "the next hop is our own address",
             Refusal::BadNextHop => "the next hop is no unicast address",
             Refusal::OwnSubnet => "within one of our own subnets",
@@ -552,7 +554,8 @@ pub enum Withheld {
     FamilyNotNegotiated,
     /// The route came from this peer.
     SplitHorizon,
-    /// Learned over iBGP, and the peer is internal. RFC 4271 §9.2.
+    /// Learned over iBGP, the peer is internal, and neither is our route reflection client. RFC 4271
+    /// §9.2, RFC 4456 §6.
     IbgpToIbgp,
     /// Community NO_ADVERTISE. RFC 1997.
     NoAdvertise,
@@ -580,7 +583,9 @@ impl fmt::Display for Withheld {
             Withheld::SessionDown => "the session is not established",
             Withheld::FamilyNotNegotiated => "the session does not carry the family",
             Withheld::SplitHorizon => "the route came from this peer",
-            Withheld::IbgpToIbgp => "learned over iBGP and not sent to an internal peer",
+            Withheld::IbgpToIbgp => {
+                "learned over iBGP and not sent to an internal peer: neither is our reflector client"
+            },
             Withheld::NoAdvertise => "community no-advertise",
             Withheld::NoExport => "community no-export",
             Withheld::NoExportPolicy => "no export policy (RFC 8212)",

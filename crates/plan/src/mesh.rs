@@ -71,6 +71,7 @@ pub(crate) fn peers(
             export: vec![EXPORT.into()],
             next_hop: NextHopMode::Self_,
             allow_own_as: 0,
+            reflector_client: false,
             graceful_restart: graceful_restart(
                 api::GracefulRestartSpec::default(),
                 snapshot.resources.fabric.spec.graceful_restart,

@@ -66,6 +66,7 @@ pub(crate) fn config(
     let bgp = Config {
         asn,
         router_id,
+        cluster_id: None,
         peers: peers.into_iter().map(|peer| peer.config).collect(),
         policies,
         advertisements,
@@ -251,6 +252,7 @@ fn session(snapshot: &Snapshot, node: &Node, peer: &Peer, asn: Asn) -> Result<Pe
             NextHopSpec::Unchanged => NextHopMode::Unchanged,
         },
         allow_own_as: spec.allow_own_as.get(),
+        reflector_client: spec.reflector_client,
         graceful_restart: graceful_restart(
             spec.graceful_restart,
             snapshot.resources.fabric.spec.graceful_restart,

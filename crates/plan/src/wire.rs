@@ -86,6 +86,7 @@ pub fn to_proto(config: &NodeConfig) -> pb::NodeConfig {
             install: config.kernel.install,
         }),
         bfd: config.bfd.iter().map(bfd::to_proto).collect(),
+        cluster_id: bgp.cluster_id.map(|it| it.to_string()).unwrap_or_default(),
     }
 }
 
@@ -140,6 +141,7 @@ fn peer_to_proto(peer: &PeerConfig) -> pb::PeerConfig {
             NextHopMode::Unchanged => "Unchanged".into(),
         },
         allow_own_as: peer.allow_own_as.into(),
+        reflector_client: peer.reflector_client,
         graceful_restart: peer.graceful_restart.map(|it| pb::GracefulRestart {
             restart_seconds: it.restart_seconds.into(),
             stale_seconds: it.stale_seconds.into(),
@@ -253,6 +255,10 @@ pub fn from_proto(config: pb::NodeConfig) -> Result<NodeConfig, WireError> {
     let bgp = Config {
         asn: asn("asn", config.asn)?,
         router_id: RouterId(text("router_id", &config.router_id, "an IPv4 address")?),
+        cluster_id: match config.cluster_id.as_str() {
+            "" => None,
+            id => Some(text("cluster_id", id, "an IPv4 address or nothing")?),
+        },
         peers: each("peers", config.peers, peer_from_proto)?,
         policies: each("policies", config.policies, |at, policy| {
             Ok(Policy {
@@ -362,6 +368,7 @@ fn peer_from_proto(at: &str, peer: pb::PeerConfig) -> Result<PeerConfig, WireErr
             }
         },
         allow_own_as: u8_of("allow_own_as", peer.allow_own_as)?,
+        reflector_client: peer.reflector_client,
         graceful_restart: (peer.graceful_restart)
             .map(|it| {
                 let of = |name: &str, value| u16_of(&format!("graceful_restart.{name}"), value);

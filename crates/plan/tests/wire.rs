@@ -19,6 +19,7 @@ fn config() -> NodeConfig {
         bgp: Config {
             asn: Asn(65201),
             router_id: RouterId("192.0.2.11".parse().unwrap()),
+            cluster_id: Some([10, 0, 0, 1].into()),
             peers: vec![PeerConfig {
                 name: "tor".into(),
                 description: "top of rack".into(),
@@ -48,6 +49,7 @@ fn config() -> NodeConfig {
                 export: vec!["p".into()],
                 next_hop: NextHopMode::Unchanged,
                 allow_own_as: 1,
+                reflector_client: false,
                 graceful_restart: Some(GracefulRestart {
                     restart_seconds: 30,
                     stale_seconds: 31,
@@ -121,6 +123,15 @@ fn config() -> NodeConfig {
 #[test]
 fn nothing_is_lost_on_the_wire() {
     assert_eq!(from_proto(to_proto(&config())), Ok(config()));
+}
+
+#[test]
+fn a_reflector_and_its_clients_are_the_same_behind_the_wire() {
+    let mut reflector = config();
+    let client = &mut reflector.bgp.peers[0];
+    client.remote_asn = client.local_asn;
+    client.reflector_client = true;
+    assert_eq!(from_proto(to_proto(&reflector)), Ok(reflector));
 }
 
 #[test]

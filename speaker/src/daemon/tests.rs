@@ -101,6 +101,7 @@ impl Net {
             export: vec!["outside".into()],
             next_hop: NextHopMode::Auto,
             allow_own_as: 0,
+            reflector_client: false,
             graceful_restart: None,
         }
     }

@@ -34,6 +34,7 @@ pub(crate) fn config(version: u64) -> NodeConfig {
         bgp: Config {
             asn: Asn(64512),
             router_id: RouterId("192.0.2.1".parse().unwrap()),
+            cluster_id: None,
             peers: Vec::new(),
             policies: Vec::new(),
             advertisements: Vec::new(),

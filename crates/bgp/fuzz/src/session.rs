@@ -74,6 +74,7 @@ fn peer(input: &mut Input<'_>) -> PeerConfig {
         export: vec![],
         next_hop: NextHopMode::Auto,
         allow_own_as: 0,
+        reflector_client: false,
         graceful_restart: (choice & 16 != 0).then(GracefulRestart::default),
     }
 }

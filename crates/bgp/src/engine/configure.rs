@@ -48,6 +48,7 @@ impl Engine {
         }
         self.tell_sessions_of_restart();
         self.configure_imports(checks_changed);
+        self.configure_reflection();
         self.configure_exports();
         self.v4.originate(&mut self.shared, &config.originate);
         self.v6.originate(&mut self.shared, &config.originate);
@@ -72,12 +73,14 @@ impl Engine {
         let own = crate::rib::Own {
             asn: Some(config.asn),
             router_id: Some(config.router_id),
+            cluster_id: config.is_reflector().then(|| config.cluster_id()),
             addresses,
         };
         let (v4, v6) = (own_subnets(config), own_subnets(config));
         let changed =
             own != self.shared.own || v4 != self.v4.own_subnets || v6 != self.v6.own_subnets;
         self.shared.own = own;
+        self.cluster_id = config.cluster_id();
         self.v4.own_subnets = v4;
         self.v6.own_subnets = v6;
         changed
@@ -176,6 +179,25 @@ impl Engine {
         }
     }
 
+    /// Whose routes are reflected, and to whom: a route of a peer that became our client, or is it no
+    /// longer, may be for others than before.
+    fn configure_reflection(&mut self) {
+        let mut changed = false;
+        for peer in self.peers.values() {
+            if let Some(source) = peer.source()
+                && let Some(origin) = self.shared.source_mut(source)
+                && origin.reflector_client != peer.config.reflector_client
+            {
+                origin.reflector_client = peer.config.reflector_client;
+                changed = true;
+            }
+        }
+        if changed {
+            self.v4.look_again(&mut self.shared);
+            self.v6.look_again(&mut self.shared);
+        }
+    }
+
     /// Export policies: a group whose rules changed asks them again; a peer whose group is another
     /// one now moves.
     fn configure_exports(&mut self) {
@@ -245,6 +267,8 @@ impl Engine {
         Some(Export {
             ebgp: peer.config.is_ebgp(),
             local_asn: peer.config.local_asn,
+            reflector_client: peer.config.reflector_client,
+            cluster_id: (!peer.config.is_ebgp()).then_some(self.cluster_id),
             next_hop: peer.config.next_hop,
             local: up.local,
             extended_next_hop: up.negotiated.extended_next_hop.contains(&family),

@@ -292,7 +292,10 @@ impl Engine {
         let stale = peer.stale.take()?;
         let place = self.shared.source_mut(stale.source)?;
         let same_rank = (place.router_id, place.kind) == (origin.router_id, origin.kind);
-        let same_marks = place.long_lived == origin.long_lived;
+        // What export says of its routes, and puts into them.
+        let marks =
+            |origin: &Origin| (origin.long_lived, origin.reflector_client, origin.router_id);
+        let same_marks = marks(place) == marks(origin);
         *place = Origin {
             counts: place.counts,
             ..origin.clone()

@@ -247,6 +247,7 @@ impl Engine {
             address: peer.config.address,
             connected: ebgp && peer.config.hops() == 1,
             long_lived: (peer.config.graceful_restart).is_some_and(|gr| gr.long_lived.is_some()),
+            reflector_client: peer.config.reflector_client,
             allow_own_as: peer.config.allow_own_as,
             import: Arc::new(self.import_chain(&peer.config)),
             counts: [Counts::default(); 2],

@@ -57,6 +57,7 @@ impl Engine {
             faults: peer.faults.counts.clone(),
             last_fault: peer.faults.last.clone(),
             passive: config.passive,
+            reflector_client: config.reflector_client,
             shutdown: session.shutdown_text().map(str::to_owned),
             import: config.import.clone(),
             export: config.export.clone(),

@@ -339,7 +339,7 @@ fn check_attributes(own: &Own, origin: &super::Origin, attributes: &Attributes) 
     if attributes.originator_id == Some(router_id) {
         return Some(Refusal::OwnRouterId);
     }
-    if attributes.cluster_list.contains(&router_id.0) {
+    if (own.cluster_id).is_some_and(|id| attributes.cluster_list.contains(&id)) {
         return Some(Refusal::ClusterLoop);
     }
     let Some(next_hop) = attributes.next_hop else {

@@ -1,8 +1,8 @@
 //! What the peers of an update group may know of a route, and in which form. RFC 4271 §5.1, §9.1.3,
-//! §9.2, RFC 1997, RFC 8212, RFC 9494.
+//! §9.2, RFC 1997, RFC 4456, RFC 8212, RFC 9494.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::attrs::{AttrId, AttrStore, DEFAULT_LOCAL_PREF};
@@ -14,7 +14,7 @@ use crate::config::{Advertisement, NextHopMode, Set, Source};
 use crate::engine::LocalAddresses;
 use crate::policy::{self, Chain, Subject};
 use crate::query::{PolicyTrace, Withheld};
-use crate::types::{Asn, Community, ExtendedCommunity, Family, Prefix};
+use crate::types::{Asn, Community, ExtendedCommunity, Family, Prefix, RouterId};
 
 /// All that decides what a peer is sent: peers for which it is equal form an update group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,10 @@ pub(crate) struct Export {
     pub(crate) ebgp: bool,
     /// The AS number we speak as.
     pub(crate) local_asn: Asn,
+    /// The peers are our route reflection clients. RFC 4456.
+    pub(crate) reflector_client: bool,
+    /// Our cluster, towards internal peers.
+    pub(crate) cluster_id: Option<Ipv4Addr>,
     /// What NEXT_HOP says.
     pub(crate) next_hop: NextHopMode,
     /// Our addresses.
@@ -68,6 +72,17 @@ pub(crate) struct Change {
     pub(crate) source: Source,
     /// What advertisement and policy say.
     pub(crate) sets: Vec<Set>,
+    /// It is an internal peer's, told to another one.
+    pub(crate) reflected: Option<Reflected>,
+}
+
+/// What reflecting a route adds to it. RFC 4456 §8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Reflected {
+    /// ORIGINATOR_ID, where it has none yet.
+    pub(crate) originator: Option<RouterId>,
+    /// Goes in front of CLUSTER_LIST.
+    pub(crate) cluster: Ipv4Addr,
 }
 
 /// A judgement in full.
@@ -124,6 +139,10 @@ impl Export {
         } else {
             attributes.local_pref.get_or_insert(DEFAULT_LOCAL_PREF);
         }
+        if let Some(reflected) = change.reflected {
+            attributes.originator_id = attributes.originator_id.or(reflected.originator);
+            attributes.cluster_list.insert(0, reflected.cluster);
+        }
         Ok((attributes, next_hop))
     }
 
@@ -150,7 +169,9 @@ impl Export {
     /// Whether we are the next hop of routes from such a source, unless policy says otherwise.
     fn is_next_hop(&self, source: Source) -> bool {
         match self.next_hop {
-            NextHopMode::Self_ => true,
+            // A reflector that made itself the next hop would draw all traffic to itself, and its
+            // clients' shorter ways would be lost. RFC 4456 §10.
+            NextHopMode::Self_ => self.ebgp || source != Source::Ibgp,
             NextHopMode::Auto => self.ebgp || source == Source::Local,
             NextHopMode::Unchanged => source == Source::Local,
         }
@@ -193,6 +214,9 @@ pub(crate) struct Judge<'a> {
     /// What `attributes` are of.
     about: Option<(AttrId, SourceId)>,
     source: Source,
+    from_client: bool,
+    /// Who says that it originated the route, unless that is written in it.
+    originator: Option<RouterId>,
     long_lived_stale: bool,
     attributes: Attributes,
     advertisement: Option<&'a Advertisement>,
@@ -210,6 +234,8 @@ impl<'a> Judge<'a> {
             by_attributes: rules.chain.looks_at_attributes(),
             about: None,
             source: Source::Local,
+            from_client: false,
+            originator: None,
             long_lived_stale: false,
             attributes: Attributes::default(),
             advertisement: None,
@@ -240,7 +266,11 @@ impl<'a> Judge<'a> {
             self.verdict = None;
             let origin = shared.source(path.source);
             self.source = origin.map_or(Source::Local, |origin| origin.kind);
-            let known = shared.attrs.facts(path.accepted).known;
+            let facts = shared.attrs.facts(path.accepted);
+            self.from_client = origin.is_some_and(|origin| origin.reflector_client);
+            let unsaid = origin.filter(|_| facts.originator == 0);
+            self.originator = unsaid.map(|origin| origin.router_id);
+            let known = facts.known;
             self.long_lived_stale = known.llgr_stale() && origin.is_some_and(|o| o.long_lived);
             self.attributes = match self.by_attributes {
                 true => shared.attrs.attributes(path.accepted),
@@ -264,7 +294,9 @@ impl<'a> Judge<'a> {
         asked_for_by: &[Arc<str>],
     ) -> Result<(), Withheld> {
         let facts = shared.attrs.facts(path.accepted);
-        if self.source == Source::Ibgp && !self.export.ebgp {
+        // RFC 4456 §6: a client's routes are for all, those of others for clients.
+        let reflecting = self.from_client || self.export.reflector_client;
+        if self.source == Source::Ibgp && !self.export.ebgp && !reflecting {
             return Err(Withheld::IbgpToIbgp);
         }
         if facts.known.no_advertise() {
@@ -332,9 +364,18 @@ impl<'a> Judge<'a> {
                 sets.push(Set::AddCommunity(Community::LLGR_STALE));
             }
         }
+        let cluster_id = self
+            .export
+            .cluster_id
+            .filter(|_| self.source == Source::Ibgp);
+        let reflected = cluster_id.map(|cluster| Reflected {
+            originator: self.originator,
+            cluster,
+        });
         Change {
             source: self.source,
             sets,
+            reflected,
         }
     }
 }
@@ -358,7 +399,7 @@ pub(crate) fn encode(
 ) -> Result<NextHop, Withheld> {
     block.clear();
     let (next_hop, stored) = attrs.parts(set);
-    if change.sets.is_empty() && patch(export, change.source, stored, block) {
+    if change.sets.is_empty() && patch(export, change, stored, block) {
         let next_hop = next_hop.filter(|_| !export.is_next_hop(change.source));
         let next_hop = export.resolve_next_hop(family, next_hop);
         return next_hop.ok_or(Withheld::NoNextHop);
@@ -381,12 +422,16 @@ mod kind {
 
 /// Does to a stored block what [`Export::shape`] does to attributes without changes of policy,
 /// byte by byte: most routes are sent like this. False: it takes more than that.
-fn patch(export: &Export, source: Source, mut stored: &[u8], block: &mut Vec<u8>) -> bool {
+fn patch(export: &Export, change: &Change, mut stored: &[u8], block: &mut Vec<u8>) -> bool {
     if !export.four_octet_as {
         return false;
     }
-    let foreign = export.ebgp && source != Source::Local;
-    let mut local_pref_due = !export.ebgp;
+    let foreign = export.ebgp && change.source != Source::Local;
+    let mut due = Due {
+        local_pref: !export.ebgp,
+        originator: change.reflected.and_then(|reflected| reflected.originator),
+        cluster: change.reflected.map(|reflected| reflected.cluster),
+    };
     while let Some(&[flags, kind, short]) = stored.first_chunk::<3>() {
         let (header, length) = match stored.get(3) {
             Some(low) if flags & 0x10 != 0 => (4, usize::from(short) << 8 | usize::from(*low)),
@@ -397,11 +442,14 @@ fn patch(export: &Export, source: Source, mut stored: &[u8], block: &mut Vec<u8>
         };
         stored = rest;
         let value = &attribute[header..];
-        if local_pref_due && kind >= kind::LOCAL_PREF {
-            local_pref_due = false;
-            if kind > kind::LOCAL_PREF {
-                put_local_pref(block);
+        due.before(kind, block);
+        match (kind, due.cluster) {
+            (kind::CLUSTER_LIST, Some(cluster)) => {
+                due.cluster = None;
+                put_cluster_list(cluster, value, block);
+                continue;
             }
+            _ => {}
         }
         match kind {
             kind::AS_PATH if export.ebgp => prepend(export.local_asn, value, block),
@@ -415,15 +463,55 @@ fn patch(export: &Export, source: Source, mut stored: &[u8], block: &mut Vec<u8>
             _ => block.extend_from_slice(attribute),
         }
     }
-    if local_pref_due {
-        put_local_pref(block);
-    }
+    due.before(u8::MAX, block);
     stored.is_empty()
 }
 
-fn put_local_pref(block: &mut Vec<u8>) {
-    block.extend_from_slice(&[0x40, kind::LOCAL_PREF, 4]);
-    block.extend_from_slice(&DEFAULT_LOCAL_PREF.to_be_bytes());
+/// Attributes yet to be put in among a route's own, in the order of their types.
+struct Due {
+    local_pref: bool,
+    originator: Option<RouterId>,
+    cluster: Option<Ipv4Addr>,
+}
+
+impl Due {
+    /// Appends those that go before the route's next attribute. One that it has itself stays as it
+    /// is; only CLUSTER_LIST grows, and that is the caller's.
+    fn before(&mut self, kind: u8, block: &mut Vec<u8>) {
+        if kind >= kind::LOCAL_PREF
+            && std::mem::take(&mut self.local_pref)
+            && kind > kind::LOCAL_PREF
+        {
+            block.extend_from_slice(&[0x40, kind::LOCAL_PREF, 4]);
+            block.extend_from_slice(&DEFAULT_LOCAL_PREF.to_be_bytes());
+        }
+        if kind >= kind::ORIGINATOR_ID
+            && let Some(originator) = self.originator.take()
+            && kind > kind::ORIGINATOR_ID
+        {
+            block.extend_from_slice(&[0x80, kind::ORIGINATOR_ID, 4]);
+            block.extend_from_slice(&originator.0.octets());
+        }
+        if kind > kind::CLUSTER_LIST
+            && let Some(cluster) = self.cluster.take()
+        {
+            put_cluster_list(cluster, &[], block);
+        }
+    }
+}
+
+/// CLUSTER_LIST with one more cluster in front. RFC 4456 §8.
+fn put_cluster_list(cluster: Ipv4Addr, list: &[u8], block: &mut Vec<u8>) {
+    let length = 4 + list.len();
+    match u8::try_from(length) {
+        Ok(length) => block.extend_from_slice(&[0x80, kind::CLUSTER_LIST, length]),
+        Err(_) => {
+            block.extend_from_slice(&[0x90, kind::CLUSTER_LIST]);
+            block.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+    }
+    block.extend_from_slice(&cluster.octets());
+    block.extend_from_slice(list);
 }
 
 /// AS_PATH with one more AS in front. RFC 4271 §5.1.2.

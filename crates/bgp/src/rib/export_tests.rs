@@ -10,6 +10,8 @@ fn export(ebgp: bool, next_hop: NextHopMode) -> Export {
     Export {
         ebgp,
         local_asn: Asn(65000),
+        reflector_client: false,
+        cluster_id: (!ebgp).then_some([10, 0, 0, 1].into()),
         next_hop,
         local: LocalAddresses {
             address: [192, 0, 2, 1].into(),
@@ -34,7 +36,7 @@ prop_compose! {
         communities in proptest::collection::vec(any::<u32>(), 0..80),
         extended in proptest::collection::vec(any::<[u8; 8]>(), 0..3),
         originator in proptest::option::of(any::<[u8; 4]>()),
-        clusters in proptest::collection::vec(any::<[u8; 4]>(), 0..3),
+        clusters in proptest::collection::vec(any::<[u8; 4]>(), 0..80),
     ) -> Attributes {
         let length = if short { path.len() % 5 } else { path.len() };
         let mut attributes = Attributes {
@@ -69,7 +71,12 @@ proptest! {
         let (mut hops, mut attrs) = (Hops::default(), AttrStore::new(1));
         let set = attrs.intern(&attributes, &mut hops);
         let export = export(ebgp, mode);
-        let change = Change { source, sets: Vec::new() };
+        let cluster_id = export.cluster_id.filter(|_| source == Source::Ibgp);
+        let reflected = cluster_id.map(|cluster| Reflected {
+            originator: attributes.originator_id.is_none().then(|| RouterId([10, 0, 0, 9].into())),
+            cluster,
+        });
+        let change = Change { source, sets: Vec::new(), reflected };
         let mut block = Vec::new();
         let next_hop = encode(&export, Family::Ipv4, &change, set, &attrs, &mut block).unwrap();
         let (shaped, expected) = export.shape(Family::Ipv4, &change, attributes).unwrap();

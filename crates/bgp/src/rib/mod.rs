@@ -15,7 +15,7 @@ pub(crate) mod paged;
 pub(crate) mod table;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use self::adj_in::{Decodings, Imported};
@@ -63,6 +63,8 @@ pub(crate) struct Own {
     pub(crate) asn: Option<Asn>,
     /// Our BGP Identifier.
     pub(crate) router_id: Option<RouterId>,
+    /// Our cluster, where we have clients. RFC 4456.
+    pub(crate) cluster_id: Option<Ipv4Addr>,
     /// Addresses of ours that sessions use.
     pub(crate) addresses: BTreeSet<IpAddr>,
 }
@@ -87,6 +89,8 @@ pub(crate) struct Origin {
     /// Its long-lived stale routes are the last choice: we offered the session to keep routes for
     /// long. RFC 9494 §4.3.
     pub(crate) long_lived: bool,
+    /// It is our route reflection client. RFC 4456.
+    pub(crate) reflector_client: bool,
     /// How often our own AS may stand in AS_PATH.
     pub(crate) allow_own_as: u8,
     /// Import policy.
@@ -122,6 +126,7 @@ impl Shared {
             address: IpAddr::V4(0.into()),
             connected: false,
             long_lived: false,
+            reflector_client: false,
             allow_own_as: 0,
             import: Arc::new(Chain::new(Vec::new(), true)),
             counts: [Counts::default(); 2],

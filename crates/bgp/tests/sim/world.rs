@@ -64,6 +64,7 @@ impl Net {
         let config = Config {
             asn: Asn(asn),
             router_id: RouterId(address(id)),
+            cluster_id: None,
             peers: Vec::new(),
             policies: vec![Policy {
                 name: OPEN.into(),
@@ -115,6 +116,7 @@ impl Net {
                 export: vec![OPEN.into()],
                 next_hop: NextHopMode::Auto,
                 allow_own_as: 0,
+                reflector_client: false,
                 graceful_restart: None,
             });
         }

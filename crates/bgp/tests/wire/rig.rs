@@ -100,6 +100,7 @@ fn peer(who: Who) -> PeerConfig {
         export: vec!["everything".into()],
         next_hop: NextHopMode::Auto,
         allow_own_as: 0,
+        reflector_client: false,
         graceful_restart: None,
     }
 }
@@ -117,6 +118,7 @@ fn config() -> Config {
     Config {
         asn: OUR_ASN,
         router_id: RouterId([192, 0, 2, 100].into()),
+        cluster_id: None,
         peers: Who::ALL.into_iter().map(peer).collect(),
         policies: vec![everything],
         advertisements: vec![],

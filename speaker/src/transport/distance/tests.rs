@@ -107,6 +107,7 @@ fn bgp_peer(ttl_security: Option<u8>) -> PeerConfig {
         export: Vec::new(),
         next_hop: bgp::config::NextHopMode::Auto,
         allow_own_as: 0,
+        reflector_client: false,
         graceful_restart: None,
     }
 }

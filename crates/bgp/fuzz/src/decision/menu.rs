@@ -30,6 +30,9 @@ pub(super) const NEXT_HOP_MODES: [NextHopMode; 3] = [
     NextHopMode::Unchanged,
 ];
 
+/// A cluster that routes come with.
+pub(super) const OTHER_CLUSTER: [u8; 4] = [10, 8, 8, 8];
+
 /// A community that policies look at.
 pub(super) const MARK: Community = Community(64512 << 16 | 7);
 /// One that a policy adds.
@@ -48,6 +51,8 @@ pub(super) struct Wanted {
     /// Which peers hear them: a bit each.
     pub(super) heard_by: u8,
     pub(super) own_subnet: bool,
+    /// We are of [`OTHER_CLUSTER`], else of our own.
+    pub(super) cluster: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -57,6 +62,8 @@ pub(super) struct WantedPeer {
     pub(super) export: usize,
     pub(super) next_hop: NextHopMode,
     pub(super) allow_own_as: u8,
+    /// Our reflector client, if it is internal.
+    pub(super) client: bool,
 }
 
 impl Wanted {
@@ -67,6 +74,7 @@ impl Wanted {
             export: 1,
             next_hop: NextHopMode::Auto,
             allow_own_as: 0,
+            client: false,
         };
         Wanted {
             peers: vec![peer; PEERS],
@@ -74,6 +82,7 @@ impl Wanted {
             originate: 0,
             heard_by: 0xFF,
             own_subnet: false,
+            cluster: false,
         }
     }
 
@@ -92,6 +101,7 @@ impl Wanted {
         Config {
             asn: OUR_ASN,
             router_id: OUR_ID,
+            cluster_id: self.cluster.then(|| OTHER_CLUSTER.into()),
             peers: configured()
                 .map(|index| peer(index, &self.peers[index]))
                 .collect(),
@@ -157,6 +167,7 @@ fn peer(index: usize, wanted: &WantedPeer) -> PeerConfig {
         export: policy("out", wanted.export),
         next_hop: wanted.next_hop,
         allow_own_as: wanted.allow_own_as,
+        reflector_client: wanted.client && !is_external(index),
         graceful_restart: None,
     }
 }
@@ -297,7 +308,7 @@ pub(super) fn attributes(input: &mut Input<'_>, peer: usize, family: Family) -> 
             _ => None,
         };
         match internal >> 4 & 3 {
-            1 => attributes.cluster_list.push([10, 8, 8, 8].into()),
+            1 => attributes.cluster_list.push(OTHER_CLUSTER.into()),
             2 => attributes.cluster_list.push(OUR_ID.0),
             _ => {}
         }

@@ -59,9 +59,16 @@ fn happen(world: &mut World, input: &mut Input<'_>) {
         17 => world.configure(|wanted| wanted.rules = input.below(RULES)),
         18 => world.configure(|wanted| wanted.originate = input.byte()),
         19 => world.configure(|wanted| wanted.heard_by = input.byte()),
-        20 => world.configure(|wanted| wanted.own_subnet = input.flag()),
+        20 => world.configure(|wanted| {
+            let which = input.byte();
+            (wanted.own_subnet, wanted.cluster) = (which & 1 != 0, which & 2 != 0);
+        }),
         21 => world.configure(|wanted| wanted.peers[peer].configured ^= input.below(4) == 3),
-        22 => world.configure(|wanted| wanted.peers[peer].allow_own_as ^= 1),
+        22 => world.configure(|wanted| {
+            let peer = &mut wanted.peers[peer];
+            peer.allow_own_as ^= 1;
+            peer.client ^= peer.allow_own_as == 0;
+        }),
         23 | 24 => {
             let (which, state) = (input.byte(), input.byte());
             world.hop(usize::from(which), state);

@@ -3,7 +3,7 @@
 //! once more; policies are functions here, not rules.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use bgp::attributes::{Attributes, NextHop};
 use bgp::config::{NextHopMode, Origin, Source};
@@ -40,6 +40,21 @@ impl Route {
 }
 
 impl Facts<'_> {
+    /// Whether a peer is our reflector client. RFC 4456.
+    fn is_client(&self, peer: usize) -> bool {
+        let wanted = &self.wanted.peers[peer];
+        wanted.configured && wanted.client && !menu::is_external(peer)
+    }
+
+    /// The cluster we are of, while we have clients.
+    fn cluster(&self) -> Option<Ipv4Addr> {
+        let id = match self.wanted.cluster {
+            true => menu::OTHER_CLUSTER.into(),
+            false => OUR_ID.0,
+        };
+        (0..PEERS).any(|peer| self.is_client(peer)).then_some(id)
+    }
+
     /// All prefixes that anybody has.
     pub(super) fn prefixes(&self) -> BTreeSet<Prefix> {
         let said = self.said.iter().flatten().flat_map(BTreeMap::keys).copied();
@@ -53,7 +68,7 @@ impl Facts<'_> {
         let own = received.as_path.asns.iter().filter(|asn| **asn == OUR_ASN);
         if own.count() > usize::from(self.wanted.peers[peer].allow_own_as)
             || received.originator_id == Some(OUR_ID)
-            || received.cluster_list.contains(&OUR_ID.0)
+            || (self.cluster()).is_some_and(|id| received.cluster_list.contains(&id))
             || menu::is_martian(prefix)
             || (self.wanted.own_subnet && menu::own_subnet().contains(prefix))
         {
@@ -171,8 +186,10 @@ impl Facts<'_> {
         let external = menu::is_external(peer);
         let source = best.source();
         let communities = &best.attributes.communities;
+        let between_internal = source == Source::Ibgp && !external;
+        let by_client = best.peer.is_some_and(|from| self.is_client(from));
         if best.peer == Some(peer)
-            || (source == Source::Ibgp && !external)
+            || (between_internal && !by_client && !self.is_client(peer))
             || communities.contains(&NO_ADVERTISE)
             || (external && communities.contains(&NO_EXPORT))
             || (external && wanted.export == 0)
@@ -190,7 +207,7 @@ impl Facts<'_> {
             route.extended_communities.retain(|c| c.0[0] & 0x40 == 0);
         }
         let ours = match wanted.next_hop {
-            NextHopMode::Self_ => true,
+            NextHopMode::Self_ => !between_internal,
             NextHopMode::Auto => external || source == Source::Local,
             NextHopMode::Unchanged => source == Source::Local,
         };
@@ -226,6 +243,11 @@ impl Facts<'_> {
             route.cluster_list.clear();
         } else {
             route.local_pref = Some(route.local_pref.unwrap_or(100));
+        }
+        if between_internal {
+            let originator = menu::router_id(best.peer.expect("an internal peer's"));
+            route.originator_id.get_or_insert(originator);
+            route.cluster_list.splice(0..0, self.cluster());
         }
         Some(route)
     }

@@ -70,6 +70,7 @@ fn each_candidate_keeps_what_became_of_it() {
 fn each_refusal_has_its_reason_and_is_counted() {
     let mut rig = mixed();
     rig.config.own_subnets = vec![prefix("16.0.0.0/16")];
+    rig.config.peers[3].reflector_client = true; // only a reflector is of a cluster
     rig.configure();
     let own = rig.own("i4");
     let with = |change: fn(&mut Attributes)| {

@@ -6,4 +6,5 @@ mod explain;
 mod graceful;
 mod groups;
 mod order;
+mod reflection;
 mod rig;

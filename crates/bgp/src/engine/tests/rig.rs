@@ -120,6 +120,7 @@ pub(super) fn peer(name: &str, asn: u32, last_octet: u8) -> PeerConfig {
         export: vec!["all".into()],
         next_hop: NextHopMode::Auto,
         allow_own_as: 0,
+        reflector_client: false,
         graceful_restart: None,
     }
 }
@@ -130,6 +131,7 @@ pub(super) fn config(peers: Vec<PeerConfig>) -> Config {
     Config {
         asn: Asn(OUR_AS),
         router_id: RouterId([192, 0, 2, 1].into()),
+        cluster_id: None,
         peers,
         policies: vec![policy("all", vec![all])],
         advertisements: Vec::new(),

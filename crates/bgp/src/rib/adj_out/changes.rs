@@ -99,6 +99,7 @@ mod tests {
         Change {
             source: Source::Ebgp,
             sets: vec![Set::Med(Some(number))],
+            reflected: None,
         }
     }
 

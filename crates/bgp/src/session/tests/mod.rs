@@ -43,6 +43,7 @@ fn config(remote: u8, remote_asn: u32, local_asn: u32) -> PeerConfig {
         export: Vec::new(),
         next_hop: NextHopMode::Auto,
         allow_own_as: 0,
+        reflector_client: false,
         graceful_restart: None,
     }
 }
