@@ -8,10 +8,12 @@
 //! - [`Daemon`]: a program that runs until it is dropped, with its log;
 //! - [`wait_for`]: a condition with a deadline, which tells what was seen instead;
 //! - [`speaker`]: our own speaker, [`controller`]: our own controller; [`bird`], [`frr`], [`gobgp`]: the others;
+//! - [`cluster`]: a real Kubernetes API server, and ours with it;
 //! - [`raw`]: a peer that says exactly the bytes it is told to; [`flood`]: one that never ends what it begins;
 //! - [`packages`]: the Debian packages that have to be there.
 
 pub mod bird;
+pub mod cluster;
 pub mod controller;
 pub mod flood;
 pub mod frr;
@@ -23,6 +25,6 @@ pub mod raw;
 pub mod speaker;
 mod wait;
 
-pub use namespace::{Lab, Namespace, require_root};
+pub use namespace::{Entrance, Lab, Namespace, require_root};
 pub use process::{Daemon, output, program};
 pub use wait::{TimedOut, try_wait_for, wait_for};

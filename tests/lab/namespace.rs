@@ -8,6 +8,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, bail};
@@ -143,10 +144,15 @@ impl Namespace {
 
     /// A program on this machine.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        Namespace::command_in(&self.name, program)
+    }
+
+    /// A program on the machine of this [name](Namespace::name).
+    pub fn command_in(name: &str, program: impl AsRef<OsStr>) -> Command {
         // Not `ip netns exec`: that mounts a new /sys, which hides the cgroup trees.
         let mut command = Command::new("nsenter");
         command
-            .arg(format!("--net={}", path(&self.name).display()))
+            .arg(format!("--net={}", path(name).display()))
             .arg("--")
             .arg(program);
         command
@@ -277,18 +283,18 @@ impl Namespace {
     ///
     /// When the namespace cannot be entered.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+        self.entrance()?.within(work)
+    }
+
+    /// A way in that can be kept and given to others.
+    ///
+    /// # Errors
+    ///
+    /// When the namespace is gone.
+    pub fn entrance(&self) -> anyhow::Result<Entrance> {
         let handle = fs::File::open(path(&self.name))
             .with_context(|| format!("cannot open the namespace {}", self.name))?;
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(move || -> anyhow::Result<T> {
-                setns(handle.as_fd(), CloneFlags::CLONE_NEWNET).context("cannot enter")?;
-                Ok(work())
-            });
-            match thread.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        })
+        Ok(Entrance(Arc::new(handle)))
     }
 
     /// Ends every process in it and removes it, now.
@@ -298,6 +304,30 @@ impl Namespace {
     /// When the kernel refuses.
     pub fn remove(self) -> anyhow::Result<()> {
         remove(&self.name)
+    }
+}
+
+/// A way into a namespace; the namespace's processes and cables are [`Namespace`]'s all the same.
+#[derive(Clone, Debug)]
+pub struct Entrance(Arc<fs::File>);
+
+impl Entrance {
+    /// As [`Namespace::within`].
+    ///
+    /// # Errors
+    ///
+    /// When the namespace cannot be entered.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(move || -> anyhow::Result<T> {
+                setns(self.0.as_fd(), CloneFlags::CLONE_NEWNET).context("cannot enter")?;
+                Ok(work())
+            });
+            match thread.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
     }
 }
 

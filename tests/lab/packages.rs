@@ -34,6 +34,8 @@ pub const BIRD: Tool = tool("bird", "bird2");
 pub const FRR: Tool = tool("/usr/lib/frr/bgpd", "frr");
 /// GoBGP.
 pub const GOBGP: Tool = tool("gobgpd", "gobgpd");
+/// Go, which builds Kubernetes; the version in go.mod or newer.
+pub const GO: Tool = tool("go", "golang-go");
 /// A C++ compiler, for libFuzzer.
 pub const CXX: Tool = tool("c++", "g++");
 
@@ -46,12 +48,26 @@ impl Tool {
     pub fn find(self) -> Option<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         // A user's PATH may lack the directories of root's programs.
-        let system = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from);
+        // Go's own installer leaves it to its user to put it there.
+        let system = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/local/go/bin"];
         std::env::split_paths(&path)
-            .chain(system)
+            .chain(system.map(PathBuf::from))
             .map(|directory| directory.join(self.program))
             .find(|path| path.is_file())
     }
+}
+
+/// Where tools that are built, not installed, are kept: they outlive a clone.
+///
+/// # Errors
+///
+/// When the environment does not say where.
+pub fn cache() -> anyhow::Result<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
+        .context("neither XDG_CACHE_HOME nor HOME is set; where should tools be kept?")?;
+    Ok(base.join("routeshare/tools"))
 }
 
 /// Those that are missing.

@@ -98,7 +98,7 @@ pub(crate) fn run(command: &mut Command, what: &str) -> anyhow::Result<()> {
 pub(crate) fn cargo_deny(say: impl Fn(&str)) -> anyhow::Result<PathBuf> {
     const NAME: &str = "cargo-deny";
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let cache = cache()?;
+    let cache = lab::packages::cache()?;
     let places = std::env::split_paths(&path).chain([cache.join("bin")]);
     if let Some(found) = places
         .map(|place| place.join(NAME))
@@ -120,13 +120,4 @@ pub(crate) fn cargo_deny(say: impl Fn(&str)) -> anyhow::Result<PathBuf> {
          package)",
     )?;
     Ok(cache.join("bin").join(NAME))
-}
-
-/// Tools outlive a clone: they are kept beside cargo's own downloads.
-fn cache() -> anyhow::Result<PathBuf> {
-    let base = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
-        .context("neither XDG_CACHE_HOME nor HOME is set; where should tools be kept?")?;
-    Ok(base.join("routeshare/tools"))
 }

@@ -1,6 +1,7 @@
 //! Telling what is done, and how long it took: a spinner on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
@@ -11,6 +12,9 @@ const BAD: Style = AnsiColor::Red.on_default().bold();
 const SOON: Style = AnsiColor::Yellow.on_default();
 const TITLE: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
+
+/// Seconds between two lines about what takes long, where there is no terminal.
+const NOW_AND_THEN: u64 = 20;
 
 /// Whether standard output takes colours: a terminal, and NO_COLOR is not set.
 pub(crate) fn in_color() -> bool {
@@ -55,13 +59,23 @@ pub(crate) struct Step {
     what: String,
     start: Instant,
     bar: Option<ProgressBar>,
+    /// When [`now`](Step::now) last printed a line: seconds since the start.
+    told: AtomicU64,
 }
 
 impl Step {
-    /// What is going on at the moment; seen on a terminal only.
+    /// What is going on at the moment. Where there is no terminal it is told now and then, so that
+    /// whoever reads sees that something goes on.
     pub(crate) fn now(&self, text: &str) {
         if let Some(bar) = &self.bar {
             bar.set_message(format!("{}  {}", self.what, dim(text)));
+            return;
+        }
+        let now = self.start.elapsed().as_secs();
+        let told = self.told.load(Ordering::Relaxed);
+        if now >= told + NOW_AND_THEN {
+            self.told.store(now, Ordering::Relaxed);
+            println!("  {text}");
         }
     }
 
@@ -97,6 +111,7 @@ pub(crate) fn step(
         what: what.to_owned(),
         start: Instant::now(),
         bar,
+        told: AtomicU64::new(0),
     };
     let result = work(&step);
     if let Some(bar) = &step.bar {

@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
+use lab::cluster::assets::{self, Progress};
 use lab::{packages, require_root};
 
 use crate::again;
 use crate::cargo::{
     build_other_speaker, build_programs, cargo, cargo_deny, root, run as run_command,
 };
-use crate::progress::{bad, dim, good, title};
+use crate::progress::{bad, dim, good, step, title};
 
 /// Every check and every test, as CI runs them
 #[derive(Debug, Args)]
@@ -43,11 +44,13 @@ enum Part {
     Kernel,
     /// Real BIRD, FRR and GoBGP; bad input; crashes (root)
     Lab,
+    /// A real Kubernetes API server and etcd, our controller and speakers (root)
+    Cluster,
     /// The demo's own assertions, with our speaker, BIRD and FRR as ToR (root)
     Demo,
 }
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     Part::Fmt,
     Part::Clippy,
     Part::Deny,
@@ -56,6 +59,7 @@ const PARTS: [Part; 9] = [
     Part::Fuzz,
     Part::Kernel,
     Part::Lab,
+    Part::Cluster,
     Part::Demo,
 ];
 
@@ -73,12 +77,13 @@ impl Part {
             Part::Fuzz => "fuzzing from the kept corpus",
             Part::Kernel => "netlink against this kernel",
             Part::Lab => "BIRD, FRR, GoBGP, bad input, crashes",
+            Part::Cluster => "a real Kubernetes API server and etcd",
             Part::Demo => "the demo, with three kinds of ToR",
         }
     }
 
     fn needs_root(self) -> bool {
-        matches!(self, Part::Kernel | Part::Lab | Part::Demo)
+        matches!(self, Part::Kernel | Part::Lab | Part::Cluster | Part::Demo)
     }
 
     fn run(self) -> anyhow::Result<()> {
@@ -130,9 +135,13 @@ impl Part {
                 packages::ensure(&tools, |text| println!("  {text}"))?;
                 build_other_speaker()?;
                 build_programs(true)?;
+                // The cluster's tests are a part of their own.
+                let targets = ["--lib", "--test", "interop"];
                 let arguments = ["test", "--locked", "--package", LAB_PACKAGE];
+                let arguments = [arguments.as_slice(), &targets].concat();
                 return again::test(&arguments, &["--test-threads", "4"]);
             }
+            Part::Cluster => return cluster(),
             Part::Demo => return demos(),
         };
         for arguments in steps {
@@ -185,6 +194,23 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     println!("{} in {took:.0} s", good("everything passes"));
     Ok(())
+}
+
+/// The programs of Kubernetes are built first, once on a machine.
+fn cluster() -> anyhow::Result<()> {
+    let tools = [packages::IPROUTE, packages::NSENTER, packages::PING];
+    packages::ensure(&tools, |text| println!("  {text}"))?;
+    step("the programs of Kubernetes", |step| {
+        assets::ensure(&|progress| match progress {
+            Progress::Step(text) => step.say(text),
+            Progress::Now(text) => step.now(text),
+        })?;
+        Ok(String::new())
+    })?;
+    build_programs(true)?;
+    let arguments = ["test", "--locked", "--package", LAB_PACKAGE];
+    let arguments = [arguments.as_slice(), &["--test", "cluster"]].concat();
+    again::test(&arguments, &["--test-threads", "3"])
 }
 
 fn deny() -> anyhow::Result<()> {

@@ -1,0 +1,8 @@
+//! Our controller and speakers in a cluster: a real etcd, a real kube-apiserver, nothing mocked.
+//!
+//! Needs root; `cargo xtask test --only cluster` builds the programs of Kubernetes once, builds ours and
+//! runs this. One module a topic.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
+mod the_cluster_itself;

@@ -1,0 +1,149 @@
+//! Our controller in Kubernetes mode.
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use crd::names;
+use nix::sys::signal::Signal;
+
+use super::Cluster;
+use crate::process::{Daemon, output, program};
+use crate::wait::try_wait_for;
+
+/// How a replica is started.
+#[derive(Clone, Debug)]
+pub struct Replica<'a> {
+    /// Its pod.
+    pub pod: &'a str,
+    /// 1 to 3: it listens on 10.99.0.1NUMBER, port 7443.
+    pub number: u8,
+    /// Who it is for the API server; the administrator's kubeconfig unless one is given.
+    pub kubeconfig: Option<PathBuf>,
+    /// More arguments.
+    pub arguments: &'a [&'a str],
+}
+
+/// A running replica of the controller; ended when dropped.
+#[derive(Debug)]
+pub struct Controller {
+    daemon: Daemon,
+    address: SocketAddr,
+    socket: PathBuf,
+}
+
+impl Cluster {
+    /// Starts a replica of the controller and waits until it listens; it may lead or not.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come up, with what it said.
+    pub fn controller(&self, replica: &Replica<'_>) -> anyhow::Result<Controller> {
+        let address = SocketAddr::from(([10, 99, 0, 10 + replica.number], names::CONTROLLER_PORT));
+        let directory = self.lab().directory().join(replica.pod);
+        std::fs::create_dir_all(&directory)?;
+        let socket = directory.join("controller.sock");
+        let kubeconfig = match &replica.kubeconfig {
+            Some(file) => file.clone(),
+            None => self.admin_kubeconfig(),
+        };
+        let mut command = self.control().command(program("routeshare-controller")?);
+        command
+            .arg("--kubernetes")
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .args(["--namespace", names::NAMESPACE, "--pod", replica.pod])
+            .args(["--listen", &address.to_string()])
+            .args(["--advertise", &address.to_string()])
+            .args(["--metrics", &format!("127.0.0.1:918{}", replica.number)])
+            .arg("--socket")
+            .arg(&socket)
+            .args(replica.arguments)
+            .env("NO_COLOR", "1")
+            .env("RUST_LOG", "info,routeshare_controller=debug");
+        let log = directory.join("controller.log");
+        let name = format!("routeshare-controller {}", replica.pod);
+        let mut daemon = self.control().start(&name, command, &log)?;
+        let listens = try_wait_for("the controller to listen", Duration::from_secs(30), || {
+            daemon.check()?;
+            let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(1));
+            Ok(self.control().within(connect)??)
+        });
+        listens.with_context(|| format!("the controller said:\n{}", daemon.log_tail()))?;
+        Ok(Controller {
+            daemon,
+            address,
+            socket,
+        })
+    }
+}
+
+impl Controller {
+    /// Where speakers reach it.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What `bgpctl` prints for a command line such as `show nodes`, asked over the controller's
+    /// socket.
+    ///
+    /// # Errors
+    ///
+    /// When `bgpctl` does not succeed, with what it printed.
+    pub fn bgpctl(&self, line: &str) -> anyhow::Result<String> {
+        output(
+            Command::new(program("bgpctl")?)
+                .arg("--controller")
+                .arg(format!("unix:{}", self.socket.display()))
+                .args(line.split_whitespace()),
+        )
+    }
+
+    /// Ends it without a chance to say goodbye.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be waited for.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.daemon.kill()
+    }
+
+    /// Asks it to end (SIGTERM) and waits for that.
+    ///
+    /// # Errors
+    ///
+    /// When it does not end in ten seconds.
+    pub fn stop(&mut self) -> anyhow::Result<()> {
+        self.daemon.stop()
+    }
+
+    /// Sends it a signal: SIGSTOP makes it hang, as a machine that is out of breath.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        self.daemon.signal(signal)
+    }
+
+    /// Waits until it has ended by itself, as one that lost its lease does.
+    ///
+    /// # Errors
+    ///
+    /// When it is still there after ten seconds.
+    pub fn wait_for_end(&mut self) -> anyhow::Result<()> {
+        self.daemon.wait_for_end()
+    }
+
+    /// Its process number, while it has not been stopped.
+    pub fn id(&self) -> Option<u32> {
+        self.daemon.id()
+    }
+
+    /// All that it has printed so far.
+    pub fn log(&self) -> String {
+        self.daemon.log()
+    }
+}
