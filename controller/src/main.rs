@@ -13,6 +13,7 @@
 //! only look at what these tasks publish.
 
 mod admin;
+mod clock;
 mod identity;
 mod listen;
 mod metrics;
@@ -47,6 +48,7 @@ use crate::reconcile::Reconciler;
 use crate::registry::Registry;
 use crate::source::files::Files;
 use crate::store::Store;
+use crate::store::file::FileStore;
 use crate::tls::{Tls, TlsFiles};
 
 /// How long open requests have to end after SIGTERM.
@@ -136,7 +138,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
     let mut signals = Signals::new().context("cannot handle signals")?;
     // The lock on the state file comes first: a second controller must not take over the socket.
-    let (store, contents) = Store::open(&args.state)?;
+    let (store, contents) = FileStore::open(&args.state)?;
     let shutdown = CancellationToken::new();
     let registry = Arc::new(Registry::default());
     let stored = &contents.resources;
@@ -144,7 +146,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let directory = args.resources.clone();
     let files = tokio::task::spawn_blocking(|| Files::new(directory, stored)).await?;
     let source = files.subscribe();
-    let reconciler = Reconciler::new(store, contents, Arc::clone(&registry), source.clone());
+    let reconciler = Reconciler::new(
+        Store::File(store),
+        Some(contents),
+        Arc::clone(&registry),
+        source.clone(),
+    );
     let view = reconciler.subscribe();
     let services = Services {
         registry: Arc::clone(&registry),

@@ -76,7 +76,7 @@ impl Numbers {
 
     fn resources(&self, metrics: &mut Metrics) {
         let source = self.source.borrow().clone();
-        let (generation, loaded, warnings, store_failing) = {
+        let (generation, loaded, warnings, store_failing, store_size) = {
             let view = self.view.borrow();
             let loaded = view.loaded.as_ref();
             (
@@ -84,6 +84,7 @@ impl Numbers {
                 loaded.map_or(0, |loaded| loaded.at / 1000),
                 loaded.map_or(0, |loaded| loaded.warnings.len()),
                 !view.store_error.is_empty(),
+                view.store_size,
             )
         };
         let gauge = |value: u64| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
@@ -115,9 +116,21 @@ impl Numbers {
         );
         metrics.register(
             "store_failing",
-            "1 while the state file cannot be written and nothing is given out",
+            "1 while it cannot be written who holds what, and nothing is given out",
             gauge(u64::from(store_failing)),
         );
+        if let Some(size) = store_size {
+            metrics.register(
+                "ledger_bytes",
+                "Size of the ConfigMap that says who holds which subnet",
+                gauge(size.used as u64),
+            );
+            metrics.register(
+                "ledger_limit_bytes",
+                "Size at which that ConfigMap is full and nothing further is given out",
+                gauge(size.limit as u64),
+            );
+        }
     }
 
     fn nodes(&self, metrics: &mut Metrics) {

@@ -13,7 +13,7 @@ use prost::Message as _;
 use proto::controller::v1 as pb;
 
 use crate::source::Loaded;
-use crate::store::{Contents, Version};
+use crate::store::{Contents, Version, hex};
 
 /// The configurations with their versions.
 pub(crate) struct Numbered {
@@ -34,7 +34,8 @@ pub(crate) fn number(plan: &plan::Plan, contents: &Contents, ledger: &Ledger) ->
         let mut config = plan::wire::to_proto(config);
         let digest = digest(&config);
         let known = contents.versions.get(node);
-        config.version = match known.filter(|known| known.digest == digest) {
+        // Older controllers kept all of the digest.
+        config.version = match known.filter(|known| known.digest.starts_with(&digest)) {
             Some(known) => known.version,
             None => {
                 numbered.last_version += 1;
@@ -55,11 +56,11 @@ pub(crate) fn number(plan: &plan::Plan, contents: &Contents, ledger: &Ledger) ->
     numbered
 }
 
-/// SHA-256 of the encoding, which is the same for the same content (there are no maps in it).
+/// 64 bits of the encoding's SHA-256: enough to see that a configuration changed, and short, because the
+/// store has one for every node. The encoding is the same for the same content (there are no maps in it).
 fn digest(config: &pb::NodeConfig) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, &config.encode_to_vec());
-    let bytes = digest.as_ref().iter();
-    bytes.map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest.as_ref()[..8])
 }
 
 /// What the plan may know: only grants that are in the ledger. A static subnet that somebody else

@@ -8,7 +8,6 @@
 //! what a pass decided is visible outside of it; when the commit fails, the pass has not happened.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,11 +21,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::clock::Clock;
 use crate::planning::{family_of, grace, number, pool_of, snapshot, wanted_numbers};
 use crate::registry::{Registry, SpeakerState, is_nearly_used_up, size_of};
 use crate::source::files::now;
 use crate::source::{Loaded, SourceState};
-use crate::store::{Commit, Contents, Store, StoreError, StoredResources};
+use crate::store::{self, Commit, Contents, Size, Store, StoreError, StoredResources};
 
 /// After a start nothing is freed for so long (or for the grace time, if that is shorter): speakers
 /// that still use a subnet must have had the time to come back and say so.
@@ -35,8 +35,10 @@ const LEARN_USERS: Duration = Duration::from_secs(60);
 const BREATHE: Duration = Duration::from_millis(20);
 /// A commit that failed is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
-/// Deadlines are looked at again after this, because the wall clock may jump.
+/// Deadlines are looked at again after this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// While something waits for the end of a grace time, the clock is stored so often.
+const KEEP_TIME: Duration = Duration::from_secs(300);
 
 /// What operators see, whole; replaced after every pass that changed something.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +57,8 @@ pub(crate) struct View {
     pub(crate) configs: BTreeMap<String, Arc<pb::NodeConfig>>,
     /// Why the store cannot be written; empty when it can.
     pub(crate) store_error: String,
+    /// How full the store is, where it can be full.
+    pub(crate) store_size: Option<Size>,
 }
 
 /// One node as operators see it.
@@ -68,9 +72,12 @@ pub(crate) struct NodeView {
 
 /// The loop's state.
 pub(crate) struct Reconciler {
-    store_path: PathBuf,
-    /// None after a failed commit, until it could be opened again.
-    store: Option<Store>,
+    store: Store,
+    /// Whether the store can be committed to: not before it was read, and not after an error.
+    open: bool,
+    /// This process has committed.
+    begun: bool,
+    clock: Clock,
     contents: Contents,
     registry: Arc<Registry>,
     source: watch::Receiver<SourceState>,
@@ -80,6 +87,8 @@ pub(crate) struct Reconciler {
     planned: Option<Planned>,
     /// The last pass freed something that somebody may be waiting for.
     freed: bool,
+    /// Another controller has taken over.
+    lost: bool,
 }
 
 struct Planned {
@@ -97,23 +106,26 @@ struct Pass {
 }
 
 impl Reconciler {
-    /// A loop over `contents`, which was read from `store`.
+    /// A loop over `contents`, which was read from `store`; without, it is read in the loop.
     pub(crate) fn new(
         store: Store,
-        contents: Contents,
+        contents: Option<Contents>,
         registry: Arc<Registry>,
         source: watch::Receiver<SourceState>,
     ) -> Reconciler {
         Reconciler {
-            store_path: store.path().to_owned(),
-            store: Some(store),
-            contents,
+            store,
+            open: contents.is_some(),
+            begun: false,
+            clock: Clock::start(now()),
+            contents: contents.unwrap_or_default(),
             registry,
             source,
             view: watch::Sender::default(),
             started: Instant::now(),
             planned: None,
             freed: false,
+            lost: false,
         }
     }
 
@@ -127,7 +139,7 @@ impl Reconciler {
         loop {
             self.source.mark_unchanged();
             self = match tokio::task::spawn_blocking(move || {
-                self.pass(now());
+                self.pass(self.clock.now());
                 self
             })
             .await
@@ -140,7 +152,11 @@ impl Reconciler {
                     return;
                 }
             };
-            let wake = Instant::now() + self.next_deadline(now());
+            if self.lost {
+                shutdown.cancel();
+                return;
+            }
+            let wake = Instant::now() + self.next_deadline(self.clock.now());
             let registry = Arc::clone(&self.registry);
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -150,26 +166,30 @@ impl Reconciler {
                 () = registry.attention() => {}
                 () = sleep_until(wake) => {}
             }
-            sleep(BREATHE).await;
+            sleep(BREATHE.max(self.store.rest())).await;
         }
     }
 
-    /// One pass over everything. `now` is the wall clock's.
+    /// One pass over everything. `now` is what [`Clock`] says.
     fn pass(&mut self, now: Millis) {
         let Some(loaded) = self.source.borrow().in_force.clone() else {
             return; // nothing is known, so nothing changes
         };
         if let Err(error) = self.try_pass(loaded, now) {
             let failing = !self.view.borrow().store_error.is_empty();
-            if !failing {
+            if error.is_lost() {
+                error!("{error}");
+                self.lost = true;
+            } else if !failing {
                 error!(
                     error = &error as &dyn std::error::Error,
-                    "nothing is given out until the state file can be written"
+                    "nothing is given out until {} can be written",
+                    self.store.place()
                 );
             }
-            // A commit that failed may have reached the disk all the same: what counts is what is
-            // there when it is opened again.
-            self.store = None;
+            // A commit that failed may have happened all the same: what counts is what is there when
+            // the store is opened again.
+            self.open = false;
             self.planned = None;
             let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
             let text = format!("{error}{}", source.unwrap_or_default());
@@ -178,19 +198,42 @@ impl Reconciler {
     }
 
     fn try_pass(&mut self, loaded: Arc<Loaded>, now: Millis) -> Result<(), StoreError> {
-        let store = match self.store.take() {
-            Some(store) => store,
-            None => {
-                let (store, contents) = Store::open_existing(&self.store_path)?;
-                info!("the state file is open again");
-                self.contents = contents;
-                store
-            }
-        };
+        if !self.open {
+            self.contents = self.store.reopen()?;
+            info!("{} is open", self.store.place());
+            self.open = true;
+        }
+        if !self.begun {
+            self.begin(now)?;
+        }
         let speakers = self.registry.states();
         let pass = self.decide(loaded, &speakers, now);
-        self.carry_out(&store, pass)?;
-        self.store = Some(store);
+        self.carry_out(pass, now)
+    }
+
+    /// This process's first commit: grace times go on from where they were, and whoever led before
+    /// cannot commit any more.
+    fn begin(&mut self, now: Millis) -> Result<(), StoreError> {
+        let (subnets, numbers) = store::rebased(&self.contents, now);
+        if self.store.is_exclusive() && subnets.is_empty() && numbers.is_empty() {
+            self.begun = true;
+            return Ok(());
+        }
+        self.write(&Commit {
+            subnets: &subnets,
+            numbers: &numbers,
+            last_version: self.contents.last_version,
+            clock: now,
+            ..Commit::default()
+        })?;
+        self.begun = true;
+        Ok(())
+    }
+
+    /// The one place where something is committed.
+    fn write(&mut self, commit: &Commit<'_>) -> Result<(), StoreError> {
+        self.store.commit(commit)?;
+        self.contents.apply(commit);
         Ok(())
     }
 
@@ -325,7 +368,7 @@ impl Reconciler {
     }
 
     /// Commits the pass, then lets everybody see it.
-    fn carry_out(&mut self, store: &Store, pass: Pass) -> Result<(), StoreError> {
+    fn carry_out(&mut self, pass: Pass, now: Millis) -> Result<(), StoreError> {
         let Pass {
             loaded,
             subnets,
@@ -337,9 +380,10 @@ impl Reconciler {
         });
         if same {
             self.freed = false;
+            self.keep_time(now)?;
         } else {
             // Lost when the commit fails: then the next pass plans anew.
-            let planned = self.commit(store, loaded, &subnets, &numbers)?;
+            let planned = self.commit(loaded, &subnets, &numbers, now)?;
             self.freed = subnets.iter().any(|c| matches!(c, pool::Change::Free(_)));
             self.freed |= numbers
                 .iter()
@@ -362,50 +406,47 @@ impl Reconciler {
     /// Plans with what was decided, and commits all of it.
     fn commit(
         &mut self,
-        store: &Store,
         loaded: Arc<Loaded>,
         subnets: &[pool::Change],
         numbers: &[numbers::Change],
+        now: Millis,
     ) -> Result<Planned, StoreError> {
         let mut ledger = self.contents.ledger.clone();
         ledger.apply(subnets);
         let mut leased = self.contents.numbers.clone();
-        for change in numbers {
-            match change {
-                numbers::Change::Set(key, lease) => leased.insert(key.clone(), *lease),
-                numbers::Change::Free(key) => leased.remove(key),
-            };
-        }
+        store::apply_numbers(&mut leased, numbers);
         let plan = plan::plan(&snapshot(&loaded, &ledger, &leased));
         let numbered = number(&plan, &self.contents, &ledger);
         let stored = self.stored_resources(&loaded);
         let nothing = subnets.is_empty() && numbers.is_empty() && numbered.changes.is_empty();
         if !nothing || stored.is_some() {
-            store.commit(&Commit {
+            self.write(&Commit {
                 subnets,
                 numbers,
                 versions: &numbered.changes,
                 last_version: numbered.last_version,
                 resources: stored.as_ref(),
+                clock: now,
             })?;
-        }
-        if let Some(stored) = stored {
-            self.contents.resources = stored;
-        }
-        self.contents.ledger = ledger;
-        self.contents.numbers = leased;
-        self.contents.last_version = numbered.last_version;
-        for (node, version) in numbered.changes {
-            match version {
-                Some(version) => self.contents.versions.insert(node, version),
-                None => self.contents.versions.remove(&node),
-            };
         }
         let problems = plan.problems.into_iter().map(|p| (p.node, p.message));
         Ok(Planned {
             loaded,
             configs: numbered.configs,
             problems: problems.collect(),
+        })
+    }
+
+    /// While somebody waits, a restart must not make him wait for much longer than without.
+    fn keep_time(&mut self, now: Millis) -> Result<(), StoreError> {
+        let passed = Duration::from_millis(now.saturating_sub(self.contents.clock));
+        if passed < KEEP_TIME || !self.contents.waits() {
+            return Ok(());
+        }
+        self.write(&Commit {
+            last_version: self.contents.last_version,
+            clock: now,
+            ..Commit::default()
         })
     }
 
@@ -436,14 +477,17 @@ impl Reconciler {
             pools: pools.collect(),
             configs: planned.configs.clone(),
             store_error: String::new(),
+            store_size: self.store.size(),
         });
     }
 
     /// What to store of the resources; none when the store has them.
     fn stored_resources(&self, loaded: &Loaded) -> Option<StoredResources> {
         let stored = &self.contents.resources;
-        (stored.files != loaded.files).then(|| StoredResources {
+        let digest = store::resources_digest(&loaded.files);
+        (stored.digest != digest).then(|| StoredResources {
             files: loaded.files.clone(),
+            digest,
             generation: stored.generation + 1,
             loaded: loaded.at,
         })
@@ -451,7 +495,7 @@ impl Reconciler {
 
     /// How long until something happens by itself.
     fn next_deadline(&self, now: Millis) -> Duration {
-        if self.store.is_none() {
+        if !self.open {
             return RETRY;
         }
         if self.freed {

@@ -1,23 +1,23 @@
-//! What was given to whom, on disk: subnets, AS numbers, versions, and the last good resources.
+//! The store on disk, for a controller without Kubernetes.
 //!
 //! One `redb` file. Every grant is in a committed (synced) transaction before a NodeConfig that
 //! contains it leaves this process, so that a crash at any moment forgets no grant that anybody has
 //! seen. `redb` locks the file: a second controller on the same file is refused. The values are JSON,
 //! so that what is in there can be read in ten years.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use api::SourceFile;
-use ipam::Millis;
-use ipam::numbers::{self, NumberLease};
+use ipam::numbers;
 use ipam::pool::{self, Lease, Ledger};
 use ipnetwork::IpNetwork;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+
+use super::{Commit, Contents, StoredResources, resources_digest};
 
 /// Counts up when the tables change so that an older controller must not touch them.
 const SCHEMA: u64 = 1;
@@ -32,62 +32,18 @@ const META_SCHEMA: &str = "schema";
 const META_LAST_VERSION: &str = "last_version";
 const META_GENERATION: &str = "generation";
 const META_LOADED: &str = "loaded";
+const META_CLOCK: &str = "clock";
 
-/// The open store.
-pub(crate) struct Store {
+/// The store in a file.
+pub(crate) struct FileStore {
     path: PathBuf,
-    database: Database,
+    /// None from an error to the next opening.
+    database: Option<Database>,
 }
 
-/// All that is in the store.
-#[derive(Debug, Default)]
-pub(crate) struct Contents {
-    /// Subnets and who holds them.
-    pub(crate) ledger: Ledger,
-    /// AS numbers and who holds them, by [`plan::WantedNumber::key`].
-    pub(crate) numbers: BTreeMap<String, NumberLease>,
-    /// Which version each node's configuration has.
-    pub(crate) versions: BTreeMap<String, Version>,
-    /// The highest version ever given, to any node.
-    pub(crate) last_version: u64,
-    /// The resources in force.
-    pub(crate) resources: StoredResources,
-}
-
-/// The version of a node's configuration, and what it stands for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Version {
-    /// The version.
-    pub(crate) version: u64,
-    /// SHA-256 of the configuration's encoding, in hexadecimal.
-    pub(crate) digest: String,
-}
-
-/// The resources last found to be good, as text.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct StoredResources {
-    /// In the order of their names; empty when there never were any.
-    pub(crate) files: Vec<SourceFile>,
-    /// Counts up with every accepted change.
-    pub(crate) generation: u64,
-    /// When they were read.
-    pub(crate) loaded: Millis,
-}
-
-/// Changes that become durable together.
-#[derive(Debug, Default)]
-pub(crate) struct Commit<'a> {
-    pub(crate) subnets: &'a [pool::Change],
-    pub(crate) numbers: &'a [numbers::Change],
-    /// `None` forgets the node's version.
-    pub(crate) versions: &'a [(String, Option<Version>)],
-    pub(crate) last_version: u64,
-    pub(crate) resources: Option<&'a StoredResources>,
-}
-
-/// Why the store cannot be used.
+/// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
+pub(crate) enum FileError {
     #[error(
         "another controller has {path} open; only one may run on a state file: stop the other one, \
          or give this one a --state of its own (two controllers never serve the same nodes)"
@@ -113,11 +69,11 @@ pub(crate) enum StoreError {
     Damaged { path: PathBuf, what: String },
 }
 
-impl Store {
+impl FileStore {
     /// Opens the store, or creates it when the file is not there, and reads all of it.
-    pub(crate) fn open(path: &Path) -> Result<(Store, Contents), StoreError> {
+    pub(crate) fn open(path: &Path) -> Result<(FileStore, Contents), FileError> {
         if !path.exists() {
-            create(path).map_err(|source| StoreError::Create {
+            create(path).map_err(|source| FileError::Create {
                 path: path.to_owned(),
                 source,
             })?;
@@ -128,26 +84,29 @@ impl Store {
                  cluster; otherwise stop the controller and put the backup there"
             );
         }
-        Store::open_existing(path)
+        let mut store = FileStore {
+            path: path.to_owned(),
+            database: None,
+        };
+        let contents = store.reopen()?;
+        Ok((store, contents))
     }
 
-    /// Opens the store, which must be there, and reads all of it.
-    pub(crate) fn open_existing(path: &Path) -> Result<(Store, Contents), StoreError> {
-        let database = Database::open(path).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse {
-                path: path.to_owned(),
+    /// Opens the file, which must be there, and reads all of it.
+    pub(crate) fn reopen(&mut self) -> Result<Contents, FileError> {
+        self.database = None;
+        let database = Database::open(&self.path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => FileError::InUse {
+                path: self.path.clone(),
             },
-            other => StoreError::Open {
-                path: path.to_owned(),
+            other => FileError::Open {
+                path: self.path.clone(),
                 source: other.into(),
             },
         })?;
-        let store = Store {
-            path: path.to_owned(),
-            database,
-        };
-        let contents = store.read()?;
-        Ok((store, contents))
+        let contents = self.read(&database)?;
+        self.database = Some(database);
+        Ok(contents)
     }
 
     /// Where it is.
@@ -157,91 +116,44 @@ impl Store {
 
     /// Makes the changes durable, all or none; returns after they are on disk.
     ///
-    /// After an error it is not known which of the two happened: open the store again to see.
-    pub(crate) fn commit(&self, commit: &Commit<'_>) -> Result<(), StoreError> {
-        self.try_commit(commit)
-            .map_err(|source| StoreError::Commit {
-                path: self.path.clone(),
-                source,
-            })
-    }
-
-    fn try_commit(&self, commit: &Commit<'_>) -> Result<(), redb::Error> {
-        // The default durability is Immediate: commit() returns after the sync.
-        let transaction = self.database.begin_write()?;
-        {
-            let mut subnets = transaction.open_table(SUBNETS)?;
-            for change in commit.subnets {
-                match change {
-                    pool::Change::Set(subnet, lease) => {
-                        subnets.insert(subnet.to_string().as_str(), json(lease).as_slice())?;
-                    }
-                    pool::Change::Free(subnet) => {
-                        subnets.remove(subnet.to_string().as_str())?;
-                    }
-                }
-            }
-            let mut numbers = transaction.open_table(NUMBERS)?;
-            for change in commit.numbers {
-                match change {
-                    numbers::Change::Set(key, lease) => {
-                        numbers.insert(key.as_str(), json(lease).as_slice())?;
-                    }
-                    numbers::Change::Free(key) => {
-                        numbers.remove(key.as_str())?;
-                    }
-                }
-            }
-            let mut versions = transaction.open_table(VERSIONS)?;
-            for (node, version) in commit.versions {
-                match version {
-                    Some(version) => {
-                        versions.insert(node.as_str(), json(version).as_slice())?;
-                    }
-                    None => {
-                        versions.remove(node.as_str())?;
-                    }
-                }
-            }
-            let mut meta = transaction.open_table(META)?;
-            meta.insert(META_LAST_VERSION, commit.last_version)?;
-            if let Some(resources) = commit.resources {
-                meta.insert(META_GENERATION, resources.generation)?;
-                meta.insert(META_LOADED, resources.loaded)?;
-                transaction.delete_table(RESOURCES)?;
-                let mut files = transaction.open_table(RESOURCES)?;
-                for file in &resources.files {
-                    files.insert(file.name.as_str(), file.text.as_str())?;
-                }
-            }
-        }
-        transaction.commit()?;
+    /// After an error it is not known which of the two happened: [`FileStore::reopen`] says.
+    pub(crate) fn commit(&mut self, commit: &Commit<'_>) -> Result<(), FileError> {
+        let database = self.database.take();
+        let database = database.expect("nobody commits between an error and reopen()");
+        try_commit(&database, commit).map_err(|source| FileError::Commit {
+            path: self.path.clone(),
+            source,
+        })?;
+        self.database = Some(database);
         Ok(())
     }
 
-    fn read(&self) -> Result<Contents, StoreError> {
-        let (contents, leases) = self.try_read()?;
-        let ledger = Ledger::new(leases).map_err(|overlap| StoreError::Damaged {
+    fn read(&self, database: &Database) -> Result<Contents, FileError> {
+        let (contents, leases) = self.try_read(database)?;
+        let ledger = Ledger::new(leases).map_err(|overlap| FileError::Damaged {
             path: self.path.clone(),
             what: overlap.to_string(),
         })?;
         Ok(Contents { ledger, ..contents })
     }
 
-    fn try_read(&self) -> Result<(Contents, Vec<(IpNetwork, Lease)>), StoreError> {
-        let failed = |source: redb::Error| StoreError::Read {
+    fn try_read(
+        &self,
+        database: &Database,
+    ) -> Result<(Contents, Vec<(IpNetwork, Lease)>), FileError> {
+        let failed = |source: redb::Error| FileError::Read {
             path: self.path.clone(),
             source,
         };
-        let transaction = self.database.begin_read().map_err(|e| failed(e.into()))?;
+        let transaction = database.begin_read().map_err(|e| failed(e.into()))?;
         let meta = transaction.open_table(META).map_err(|e| failed(e.into()))?;
-        let number = |key: &str| -> Result<u64, StoreError> {
+        let number = |key: &str| -> Result<u64, FileError> {
             let value = meta.get(key).map_err(|e| failed(e.into()))?;
             Ok(value.map_or(0, |value| value.value()))
         };
         let found = number(META_SCHEMA)?;
         if found > SCHEMA {
-            return Err(StoreError::Newer {
+            return Err(FileError::Newer {
                 path: self.path.clone(),
                 found,
             });
@@ -258,7 +170,7 @@ impl Store {
                 let (key, value) = row.map_err(|e| failed(e.into()))?;
                 Ok((key.value().to_owned(), value.value().to_vec()))
             })
-            .collect::<Result<Vec<(String, Vec<u8>)>, StoreError>>()
+            .collect::<Result<Vec<(String, Vec<u8>)>, FileError>>()
         };
         let mut leases = Vec::new();
         for (key, value) in table(SUBNETS)? {
@@ -267,6 +179,7 @@ impl Store {
         }
         let mut contents = Contents {
             last_version: number(META_LAST_VERSION)?,
+            clock: number(META_CLOCK)?,
             ..Contents::default()
         };
         for (key, value) in table(NUMBERS)? {
@@ -289,19 +202,74 @@ impl Store {
                 text: text.value().to_owned(),
             });
         }
+        contents.resources.digest = resources_digest(&contents.resources.files);
         Ok((contents, leases))
     }
 
-    fn parse<T: DeserializeOwned>(&self, key: &str, value: &[u8]) -> Result<T, StoreError> {
+    fn parse<T: DeserializeOwned>(&self, key: &str, value: &[u8]) -> Result<T, FileError> {
         serde_json::from_slice(value).map_err(|error| self.damaged(format!("`{key}`: {error}")))
     }
 
-    fn damaged(&self, what: String) -> StoreError {
-        StoreError::Damaged {
+    fn damaged(&self, what: String) -> FileError {
+        FileError::Damaged {
             path: self.path.clone(),
             what,
         }
     }
+}
+
+fn try_commit(database: &Database, commit: &Commit<'_>) -> Result<(), redb::Error> {
+    // The default durability is Immediate: commit() returns after the sync.
+    let transaction = database.begin_write()?;
+    {
+        let mut subnets = transaction.open_table(SUBNETS)?;
+        for change in commit.subnets {
+            match change {
+                pool::Change::Set(subnet, lease) => {
+                    subnets.insert(subnet.to_string().as_str(), json(lease).as_slice())?;
+                }
+                pool::Change::Free(subnet) => {
+                    subnets.remove(subnet.to_string().as_str())?;
+                }
+            }
+        }
+        let mut numbers = transaction.open_table(NUMBERS)?;
+        for change in commit.numbers {
+            match change {
+                numbers::Change::Set(key, lease) => {
+                    numbers.insert(key.as_str(), json(lease).as_slice())?;
+                }
+                numbers::Change::Free(key) => {
+                    numbers.remove(key.as_str())?;
+                }
+            }
+        }
+        let mut versions = transaction.open_table(VERSIONS)?;
+        for (node, version) in commit.versions {
+            match version {
+                Some(version) => {
+                    versions.insert(node.as_str(), json(version).as_slice())?;
+                }
+                None => {
+                    versions.remove(node.as_str())?;
+                }
+            }
+        }
+        let mut meta = transaction.open_table(META)?;
+        meta.insert(META_LAST_VERSION, commit.last_version)?;
+        meta.insert(META_CLOCK, commit.clock)?;
+        if let Some(resources) = commit.resources {
+            meta.insert(META_GENERATION, resources.generation)?;
+            meta.insert(META_LOADED, resources.loaded)?;
+            transaction.delete_table(RESOURCES)?;
+            let mut files = transaction.open_table(RESOURCES)?;
+            for file in &resources.files {
+                files.insert(file.name.as_str(), file.text.as_str())?;
+            }
+        }
+    }
+    transaction.commit()?;
+    Ok(())
 }
 
 fn json<T: Serialize>(value: &T) -> Vec<u8> {
@@ -344,9 +312,11 @@ fn initialise(path: &Path) -> Result<(), redb::Error> {
 
 #[cfg(test)]
 mod tests {
+    use ipam::numbers::NumberLease;
     use ipam::pool::{Change, State};
 
     use super::*;
+    use crate::store::Version;
 
     fn lease(node: &str) -> Lease {
         Lease {
@@ -368,8 +338,13 @@ mod tests {
                 name: "a.yaml".to_owned(),
                 text: "kind: Fabric".to_owned(),
             }],
+            ..StoredResources::default()
+        };
+        let resources = StoredResources {
+            digest: resources_digest(&resources.files),
             generation: 3,
             loaded: 99,
+            ..resources
         };
         let number = NumberLease {
             asn: 65001,
@@ -380,7 +355,7 @@ mod tests {
             digest: "00ff".to_owned(),
         };
         {
-            let (store, contents) = Store::open(&path).unwrap();
+            let (mut store, contents) = FileStore::open(&path).unwrap();
             assert_eq!(contents.ledger, Ledger::default());
             store
                 .commit(&Commit {
@@ -388,16 +363,18 @@ mod tests {
                     numbers: &[numbers::Change::Set("node/a".to_owned(), number)],
                     versions: &[("a".to_owned(), Some(version.clone()))],
                     last_version: 12,
+                    clock: 1234,
                     resources: Some(&resources),
                 })
                 .unwrap();
         }
         {
-            let (store, contents) = Store::open(&path).unwrap();
+            let (mut store, contents) = FileStore::open(&path).unwrap();
             assert_eq!(contents.ledger.get(subnet), Some(&lease("a")));
             assert_eq!(contents.numbers["node/a"], number);
             assert_eq!(contents.versions["a"], version);
             assert_eq!(contents.last_version, 12);
+            assert_eq!(contents.clock, 1234);
             assert_eq!(contents.resources, resources);
             store
                 .commit(&Commit {
@@ -405,11 +382,12 @@ mod tests {
                     numbers: &[numbers::Change::Free("node/a".to_owned())],
                     versions: &[("a".to_owned(), None)],
                     last_version: 12,
+                    clock: 1234,
                     resources: None,
                 })
                 .unwrap();
         }
-        let (_store, contents) = Store::open(&path).unwrap();
+        let (_store, contents) = FileStore::open(&path).unwrap();
         assert_eq!(contents.ledger, Ledger::default());
         assert!(contents.numbers.is_empty() && contents.versions.is_empty());
         assert_eq!(contents.resources, resources, "kept by a commit without");
@@ -419,9 +397,9 @@ mod tests {
     fn a_second_controller_on_the_same_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.redb");
-        let _first = Store::open(&path).unwrap();
-        let error = Store::open(&path).map(|_| ()).unwrap_err();
-        assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+        let _first = FileStore::open(&path).unwrap();
+        let error = FileStore::open(&path).map(|_| ()).unwrap_err();
+        assert!(matches!(error, FileError::InUse { .. }), "{error}");
     }
 
     #[test]
@@ -430,8 +408,8 @@ mod tests {
         let path = dir.path().join("state.redb");
         for text in ["", "apiVersion: v1\n", &"x".repeat(100_000)] {
             fs::write(&path, text).unwrap();
-            let error = Store::open(&path).map(|_| ()).unwrap_err();
-            assert!(matches!(error, StoreError::Open { .. }), "{error}");
+            let error = FileStore::open(&path).map(|_| ()).unwrap_err();
+            assert!(matches!(error, FileError::Open { .. }), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text, "not touched");
         }
     }
@@ -440,7 +418,7 @@ mod tests {
     fn a_store_of_a_newer_controller_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.redb");
-        drop(Store::open(&path).unwrap());
+        drop(FileStore::open(&path).unwrap());
         let database = Database::open(&path).unwrap();
         let transaction = database.begin_write().unwrap();
         let mut meta = transaction.open_table(META).unwrap();
@@ -448,7 +426,7 @@ mod tests {
         drop(meta);
         transaction.commit().unwrap();
         drop(database);
-        let error = Store::open(&path).map(|_| ()).unwrap_err();
-        assert!(matches!(error, StoreError::Newer { .. }), "{error}");
+        let error = FileStore::open(&path).map(|_| ()).unwrap_err();
+        assert!(matches!(error, FileError::Newer { .. }), "{error}");
     }
 }
