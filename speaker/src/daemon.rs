@@ -516,7 +516,10 @@ impl Daemon {
     fn is_converged(&self) -> bool {
         let peers = self.engine.peers(now());
         let engine_done = self.engine.poll_timeout().is_none_or(|at| at > now());
+        // What was decided a moment ago: nobody has been told yet that it is there to be taken.
+        let all_taken = self.engine.status().fib_pending == 0;
         engine_done
+            && all_taken
             && !self.kernel.is_behind()
             && peers
                 .iter()
