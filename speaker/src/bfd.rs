@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
+use bgp::config::KeySource;
 use hyper_util::rt::TokioIo;
 use proto::bfd::v1 as pb;
 use proto::bfd::v1::bfd_service_client::BfdServiceClient;
@@ -80,9 +81,20 @@ impl Bfd {
         (bfd, inbox)
     }
 
-    /// The sessions wanted, all of them.
-    pub(crate) fn configure(&mut self, sessions: &[plan::BfdSession]) {
-        let sessions = sessions.iter().map(plan::wire::bfd_session).collect();
+    /// The sessions wanted, all of them. `place`: where on this node a key is.
+    pub(crate) fn configure(
+        &mut self,
+        sessions: &[plan::BfdSession],
+        place: impl Fn(&KeySource) -> String,
+    ) {
+        let sessions = sessions.iter().map(|session| {
+            let mut told = plan::wire::bfd_session(session);
+            if let (Some(told), Some(known)) = (&mut told.authentication, &session.authentication) {
+                told.key_file = place(&known.key);
+            }
+            told
+        });
+        let sessions = sessions.collect();
         let wanted = pb::DesiredSessions { sessions };
         let kept = |address: &IpAddr| {
             let address = address.to_string();
@@ -96,13 +108,18 @@ impl Bfd {
         });
     }
 
+    /// The same is wanted, and keys may be others.
+    pub(crate) fn again(&self) {
+        self.wanted.send_modify(|_| {});
+    }
+
     /// Nothing is wanted any more, and the other sides are to hear that before we go. `events` is what
     /// [`Self::start`] gave.
     pub(crate) async fn leave(&mut self, events: &mut mpsc::Receiver<BfdEvent>) {
         if self.wanted.borrow().sessions.is_empty() || self.away.is_some() {
             return;
         }
-        self.configure(&[]);
+        self.configure(&[], KeySource::to_string);
         let gone = async {
             while let Some(BfdEvent::Sessions(event)) = events.recv().await {
                 if event.whole && event.sessions.is_empty() {
@@ -322,7 +339,7 @@ mod tests {
     #[test]
     fn only_a_change_that_says_so_is_a_failure() {
         let mut bfd = bfd();
-        bfd.configure(&[wanted("192.0.2.1")]);
+        bfd.configure(&[wanted("192.0.2.1")], KeySource::to_string);
         for (whole, state) in [
             (true, "Down"),
             (false, "Up"),
@@ -345,7 +362,7 @@ mod tests {
         let mut bfd = bfd();
         let peer = "192.0.2.1".parse().unwrap();
         assert_eq!(bfd.session(peer), None);
-        bfd.configure(&[wanted("192.0.2.1")]);
+        bfd.configure(&[wanted("192.0.2.1")], KeySource::to_string);
         bfd.on_event(event(true, "Up", false));
         assert_eq!(bfd.on_event(BfdEvent::Away("gone".into())), []);
         let session = bfd.session(peer).unwrap();
@@ -356,7 +373,7 @@ mod tests {
         let problems = bfd.problems();
         assert_eq!(problems.len(), 1);
         assert!(problems[0].1.contains("hold timers"), "{problems:?}");
-        bfd.configure(&[]);
+        bfd.configure(&[], KeySource::to_string);
         assert_eq!(bfd.problems(), []);
         assert_eq!(bfd.session(peer), None);
     }

@@ -48,7 +48,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::bfd::{Bfd, BfdEvent, Failure};
 use crate::desired::{self, Desired, Offer, Source};
 use crate::fib::{FibEvent, FibProblem};
-use crate::keys::KeyRing;
+use crate::keys::{KeyRing, Vault};
 use crate::last_life::Note;
 use crate::report::Reporter;
 use crate::transport::{Event, Transport};
@@ -131,6 +131,7 @@ impl Daemon {
         bfd: Bfd,
         reporter: Reporter,
         note: Note,
+        vault: Arc<Vault>,
     ) -> (Daemon, mpsc::UnboundedReceiver<FibEvent>) {
         let (kernel, kernel_events) = KernelSide::new();
         let everywhere = || vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
@@ -143,7 +144,7 @@ impl Daemon {
             kernel_problems: Vec::new(),
             subnets_used: HashMap::new(),
             bfd,
-            keys: KeyRing::start(),
+            keys: KeyRing::start(vault),
             peer_changes: broadcast::Sender::new(256),
             listen: if listen.is_empty() {
                 everywhere()
@@ -386,9 +387,10 @@ impl Daemon {
         // Before the sessions, so that what our last life left is adopted, not written again.
         self.kernel.configure(&config);
         self.engine.configure(now(), config.bgp.clone())?;
-        self.keys.want(peer_keys::files(&config));
+        self.keys.want(peer_keys::sources(&config));
         self.listen(&config);
-        self.bfd.configure(&config.bfd);
+        let keys = &self.keys;
+        self.bfd.configure(&config.bfd, |source| keys.path(source));
         if self.in_force.is_none() {
             self.sweep_by = Some(Instant::now() + CONVERGENCE);
         }

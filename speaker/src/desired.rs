@@ -12,12 +12,15 @@ mod tunnel;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use plan::NodeConfig;
 use proto::controller::v1 as pb;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::service::Routes;
+
+use crate::keys::Vault;
 
 /// Where a node's configuration comes from.
 #[derive(Clone, Debug)]
@@ -37,6 +40,12 @@ pub(crate) struct Settings {
     pub(crate) origin: Origin,
     /// Where the last configuration in force is kept.
     pub(crate) state_dir: PathBuf,
+    /// Where keys out of Secrets go.
+    #[allow(
+        dead_code,
+        reason = "the controller's stream of keys is the next change"
+    )]
+    pub(crate) vault: Arc<Vault>,
 }
 
 /// Which way a configuration came.

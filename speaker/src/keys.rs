@@ -1,7 +1,7 @@
 //! Keys of peers, out of files on this node.
 //!
-//! The configuration says where a key is; the key itself travels nowhere. A task looks at the files
-//! once a second while any is wanted, and reads those that look different. The loop hears of every
+//! The configuration says where a key is. One that is in a Secret comes from the controller, sealed for
+//! us, and is a file in the [`Vault`] from then on. A task looks at the files once a second while any is wanted, and reads those that look different. The loop hears of every
 //! change and tells the transport, which signs with the new key at once, also on connections that
 //! stand.
 //!
@@ -11,19 +11,27 @@
 pub(crate) mod ao;
 pub(crate) mod md5;
 mod secret;
+#[allow(
+    dead_code,
+    reason = "the controller's stream of keys is the next change"
+)]
+mod vault;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bgp::config::KeySource;
 use nix::libc;
 use tokio::sync::watch;
 
 pub(crate) use secret::Key;
+pub(crate) use vault::Vault;
 
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -31,7 +39,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const FRESH: Duration = Duration::from_secs(2);
 
 /// What is known of each file that is wanted; one that is not here has not been looked at yet.
-pub(crate) type Keys = BTreeMap<String, KeyFile>;
+pub(crate) type Keys = BTreeMap<KeySource, KeyFile>;
 
 /// What is known of one file.
 #[derive(Clone, Debug)]
@@ -51,6 +59,8 @@ pub(crate) struct KeyFile {
 pub(crate) enum KeyError {
     #[error("cannot read the key in {file}: {source}")]
     Read { file: String, source: io::Error },
+    #[error("there is no key of {file}: {problem}")]
+    NotGiven { file: String, problem: String },
     #[error("{file} is no file that could hold a key")]
     NoFile { file: String },
     #[error("{file} holds no key: it is empty")]
@@ -104,22 +114,33 @@ impl Looks {
 
 /// The loop's end: says which files are wanted, hears what is in them.
 pub(crate) struct KeyRing {
-    wanted: watch::Sender<BTreeSet<String>>,
+    vault: Arc<Vault>,
+    wanted: watch::Sender<BTreeSet<KeySource>>,
     keys: watch::Receiver<Arc<Keys>>,
 }
 
 impl KeyRing {
     /// Nothing is wanted yet.
-    pub(crate) fn start() -> KeyRing {
+    pub(crate) fn start(vault: Arc<Vault>) -> KeyRing {
         let (wanted, changes) = watch::channel(BTreeSet::new());
         let (sender, keys) = watch::channel(Arc::default());
         // Ends with the loop.
-        tokio::spawn(run(changes, sender));
-        KeyRing { wanted, keys }
+        tokio::spawn(run(Arc::clone(&vault), changes, sender));
+        KeyRing {
+            vault,
+            wanted,
+            keys,
+        }
     }
 
-    /// The files wanted, all of them.
-    pub(crate) fn want(&self, files: BTreeSet<String>) {
+    /// Where on this node a key is, or would be.
+    pub(crate) fn path(&self, source: &KeySource) -> String {
+        self.vault.path(source).display().to_string()
+    }
+
+    /// The keys wanted, all of them.
+    pub(crate) fn want(&self, files: BTreeSet<KeySource>) {
+        self.vault.want(files.iter());
         self.wanted.send_if_modified(|last| {
             let changed = *last != files;
             *last = files;
@@ -140,13 +161,22 @@ impl KeyRing {
     }
 }
 
-async fn run(mut wanted: watch::Receiver<BTreeSet<String>>, keys: watch::Sender<Arc<Keys>>) {
+async fn run(
+    vault: Arc<Vault>,
+    mut wanted: watch::Receiver<BTreeSet<KeySource>>,
+    keys: watch::Sender<Arc<Keys>>,
+) {
     let mut known = Keys::new();
     loop {
         let files = wanted.borrow_and_update().clone();
         let last = known.clone();
         // A file system may hang; then nobody waits for it but we.
-        let Ok(now) = tokio::task::spawn_blocking(move || look(files, &last)).await else {
+        let Ok(now) = tokio::task::spawn_blocking({
+            let vault = Arc::clone(&vault);
+            move || look(&vault, files, &last)
+        })
+        .await
+        else {
             return; // the runtime is shutting down
         };
         if !same(&known, &now) {
@@ -163,22 +193,29 @@ async fn run(mut wanted: watch::Receiver<BTreeSet<String>>, keys: watch::Sender<
     }
 }
 
-fn look(files: BTreeSet<String>, last: &Keys) -> Keys {
+fn look(vault: &Vault, files: BTreeSet<KeySource>, last: &Keys) -> Keys {
     let looked = files.into_iter().map(|file| {
-        let state = look_at(&file, last.get(&file));
+        let state = look_at(vault, &file, last.get(&file));
         (file, state)
     });
     looked.collect()
 }
 
-fn look_at(file: &str, last: Option<&KeyFile>) -> KeyFile {
-    let seen = fs::metadata(file).ok();
+fn look_at(vault: &Vault, source: &KeySource, last: Option<&KeyFile>) -> KeyFile {
+    let path = vault.path(source);
+    let seen = fs::metadata(&path).ok();
     if let (Some(seen), Some(last)) = (&seen, last)
         && last.looks == Some(Looks::of(seen))
     {
         return last.clone();
     }
-    let read = read(file);
+    let read = read(&path, &source.to_string()).map_err(|error| match error {
+        KeyError::Read { file, .. } if matches!(source, KeySource::Secret { .. }) => {
+            let problem = vault.problem(source);
+            KeyError::NotGiven { file, problem }
+        }
+        other => other,
+    });
     let (key, meta) = match read {
         Ok((key, meta)) => (Ok(key), Some(meta)),
         Err(error) => (Err(error), seen),
@@ -213,17 +250,17 @@ impl KeyFile {
 }
 
 /// The key, and how its file was before it was read.
-fn read(file: &str) -> Result<(Key, Metadata), KeyError> {
+fn read(path: &Path, file: &str) -> Result<(Key, Metadata), KeyError> {
     let named = || file.to_owned();
     let failed = |source| KeyError::Read {
         file: named(),
         source,
     };
     // Opening a pipe would wait for somebody who writes.
-    if !fs::metadata(file).map_err(failed)?.is_file() {
+    if !fs::metadata(path).map_err(failed)?.is_file() {
         return Err(KeyError::NoFile { file: named() });
     }
-    let mut open = File::open(file).map_err(failed)?;
+    let mut open = File::open(path).map_err(failed)?;
     let meta = open.metadata().map_err(failed)?;
     let mut key = Key::empty().map_err(|source| KeyError::Memory {
         file: named(),
@@ -251,16 +288,16 @@ fn log(before: &Keys, now: &Keys) {
         let last = before.get(file);
         if last.is_none_or(|last| last.since != state.since) {
             match (&state.key, last) {
-                (Ok(_), None) => tracing::info!(file, "key read"),
+                (Ok(_), None) => tracing::info!(%file, "key read"),
                 (Ok(_), Some(_)) => {
-                    tracing::info!(file, "key changed; connections use the new one")
+                    tracing::info!(%file, "key changed; connections use the new one")
                 }
-                (Err(error), _) => tracing::warn!(file, %error, "no key"),
+                (Err(error), _) => tracing::warn!(%file, %error, "no key"),
             }
         }
         if state.is_exposed && last.is_none_or(|last| !last.is_exposed) {
             tracing::warn!(
-                file,
+                %file,
                 "every user of this host can read this key; chmod o-rwx it"
             );
         }

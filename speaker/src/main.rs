@@ -75,6 +75,9 @@ struct Args {
         default_value = "/run/routeshare/speaker.sock"
     )]
     socket: PathBuf,
+    /// Where keys out of Kubernetes Secrets are kept; made when it is needed, and only used on a tmpfs.
+    #[arg(long, value_name = "DIR", default_value = "/run/routeshare/keys")]
+    keys: PathBuf,
     /// Where routeshare-bfd keeps the BFD sessions of peers that ask for them.
     #[arg(long, value_name = "PATH", default_value = "/run/routeshare/bfd.sock")]
     bfd_socket: PathBuf,
@@ -117,6 +120,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         state_dir: args.state_dir,
         socket: args.socket,
         bfd_socket: args.bfd_socket,
+        keys: args.keys,
         metrics: args.metrics,
         listen: args.listen,
     };

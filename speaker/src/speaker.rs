@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -11,6 +12,7 @@ use crate::bfd::{Bfd, BfdEvent};
 use crate::daemon::{Daemon, Departure, Questions, questions};
 use crate::desired::{self, Desired, Origin};
 use crate::fib::FibEvent;
+use crate::keys::Vault;
 use crate::last_life::Note;
 use crate::metrics::Metrics;
 use crate::report::Reporter;
@@ -28,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) socket: PathBuf,
     /// Where `routeshare-bfd` answers.
     pub(crate) bfd_socket: PathBuf,
+    /// Where keys out of Secrets are kept, on a tmpfs.
+    pub(crate) keys: PathBuf,
     /// Where Prometheus asks.
     pub(crate) metrics: Option<SocketAddr>,
     /// Addresses to listen on for BGP; all when empty.
@@ -62,11 +66,19 @@ impl Speaker {
         let (bfd, bfd_events) = Bfd::start(settings.bfd_socket);
         let (reporter, reports) = Reporter::new(&settings.node);
         let last_life = Note::new(&settings.state_dir);
-        let (daemon, kernel_events) = Daemon::new(settings.listen, bfd, reporter, last_life);
+        let vault = Arc::new(Vault::new(settings.keys));
+        let (daemon, kernel_events) = Daemon::new(
+            settings.listen,
+            bfd,
+            reporter,
+            last_life,
+            Arc::clone(&vault),
+        );
         let source = desired::Settings {
             node: settings.node,
             origin: settings.origin,
             state_dir: settings.state_dir,
+            vault,
         };
         let desired = desired::start(source, reports, admin.clone());
         let mut services = vec![tokio::spawn(async move {

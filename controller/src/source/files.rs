@@ -52,7 +52,7 @@ impl Files {
     /// A source that begins with `stored`, the good set of an earlier run, and reads the directory
     /// once before it returns.
     pub(crate) fn new(directory: PathBuf, stored: Option<(Vec<SourceFile>, Millis)>) -> Files {
-        let in_force = stored.and_then(|(files, at)| match api::parse(&files) {
+        let in_force = stored.and_then(|(files, at)| match api::parse_without_kubernetes(&files) {
             Ok(parsed) => Some(Arc::new(loaded(parsed, files, at))),
             Err(mistakes) => {
                 warn!(
@@ -295,7 +295,7 @@ fn judge(
                 .to_owned(),
         ]);
     }
-    let parsed = api::parse(files)
+    let parsed = api::parse_without_kubernetes(files)
         .map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let Some(last) = last.filter(|_| !confirmed) else {
         return Ok(parsed);

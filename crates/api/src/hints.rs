@@ -49,16 +49,6 @@ const LATER: &[(&str, &str, &str)] = &[
         "echo",
         "the Echo function is asked for by echoMillis, such as `echoMillis: 50`",
     ),
-    (
-        "PeerSpec",
-        "passwordSecret",
-        "keys out of Kubernetes Secrets are not available yet; use password: {file: PATH}",
-    ),
-    (
-        "PasswordSpec",
-        "secret",
-        "keys out of Kubernetes Secrets are not available yet; use file",
-    ),
     ("PeerSpec", "addPath", "ADD-PATH is not available yet"),
     (
         "PeerSpec",
@@ -135,6 +125,11 @@ const MEANT: &[(&str, &str, &str)] = &[
         "PeerSpec",
         "keyFile",
         "password: {file: /etc/routeshare/tor.key}",
+    ),
+    (
+        "PeerSpec",
+        "passwordSecret",
+        "password: {secret: {name: bgp-keys, key: tor}}",
     ),
     (
         "PeerSpec",
@@ -247,8 +242,12 @@ pub(crate) fn missing(field: &str) -> String {
 pub(crate) fn instead_of_secret(schema: &str) -> Option<&'static str> {
     match schema {
         "PasswordSpec" => Some(
-            "is no map, and not repeated here as it may be a key; allowed: a map with the field file, such as \
-             `{file: /etc/routeshare/tor.key}`; the key itself stands in no resource",
+            "is no map, and not repeated here as it may be a key; allowed: a map with the field file \
+             or secret, such as `{file: /etc/routeshare/tor.key}`; the key itself stands in no resource",
+        ),
+        "SecretKey" => Some(
+            "is no map, and not repeated here as it may be a key; allowed: the name of a Secret and a key of its \
+             data, such as `{name: bgp-keys, key: tor}`",
         ),
         "TcpAoSpec" | "TcpAoKey" => Some(
             "is no map, and not repeated here as it may be a key; write such as `tcpAo: {keys: [{sendId: 1, \

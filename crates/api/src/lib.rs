@@ -1,7 +1,7 @@
 //! The resources a user writes: Fabric, Pool, Peer, RoutePolicy, Advertisement, Node.
 //!
 //! One schema for YAML files and, later, Kubernetes custom resources: group `routeshare.io`, version
-//! `v1alpha1`. [`parse`] reads files and gives either [`Resources`] that cannot be wrong or every
+//! `v1alpha1`. [`parse`] reads them and gives either [`Resources`] that cannot be wrong or every
 //! [`Mistake`] in all of them. In reading order:
 //!
 //! - [`resources`](Resources): all of them together, names, labels, selectors;
@@ -35,10 +35,10 @@ pub use fabric::{
 pub use limits::{LimitActionSpec, MaxPrefixes, RestartSeconds};
 pub use mistake::Mistake;
 pub use node::NodeSpec;
-pub use parse::{Parsed, SourceFile, parse};
+pub use parse::{Parsed, SourceFile, parse, parse_without_kubernetes};
 pub use peer::{
     BfdAuthKind, BfdAuthentication, BfdSpec, LocalAddress, NextHopSpec, PasswordSpec, PeerSpec,
-    Shutdown, TcpAoAlgorithm, TcpAoKey, TcpAoSpec, TtlSecurity,
+    SecretKey, Shutdown, TcpAoAlgorithm, TcpAoKey, TcpAoSpec, TtlSecurity,
 };
 pub use policy::{
     ActionSpec, LengthSpec, MatchSpec, OriginSpec, PrefixSpec, PrependSpec, RoutePolicySpec,

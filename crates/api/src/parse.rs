@@ -27,6 +27,21 @@ pub struct Parsed {
     pub resources: Resources,
     /// What is allowed but probably not meant.
     pub warnings: Vec<Mistake>,
+    /// What only Kubernetes can give: mistakes where the resources come from files.
+    pub only_in_kubernetes: Vec<Mistake>,
+}
+
+/// [`parse`] where nobody reads from Kubernetes: what only that can give is a mistake.
+///
+/// # Errors
+///
+/// As [`parse`].
+pub fn parse_without_kubernetes(files: &[SourceFile]) -> Result<Parsed, Vec<Mistake>> {
+    let parsed = parse(files)?;
+    match parsed.only_in_kubernetes.is_empty() {
+        true => Ok(parsed),
+        false => Err(parsed.only_in_kubernetes),
+    }
 }
 
 /// Reads all files together. The order of files and documents does not matter.
@@ -41,12 +56,14 @@ pub fn parse(files: &[SourceFile]) -> Result<Parsed, Vec<Mistake>> {
         loaded.read(file);
     }
     let mut warnings = Vec::new();
-    check::all(&mut loaded, &mut warnings);
+    let mut only_in_kubernetes = Vec::new();
+    check::all(&mut loaded, &mut warnings, &mut only_in_kubernetes);
     let place = |mistake: &Mistake| {
         let file = files.iter().position(|file| file.name == mistake.file);
         (file, mistake.line)
     };
     warnings.sort_by_key(place);
+    only_in_kubernetes.sort_by_key(place);
     loaded.mistakes.sort_by_key(place);
     match loaded.fabrics.pop() {
         Some(fabric) if loaded.mistakes.is_empty() => Ok(Parsed {
@@ -59,6 +76,7 @@ pub fn parse(files: &[SourceFile]) -> Result<Parsed, Vec<Mistake>> {
                 advertisements: by_name(loaded.advertisements),
             },
             warnings,
+            only_in_kubernetes,
         }),
         _ => Err(loaded.mistakes),
     }

@@ -119,8 +119,22 @@ pub enum NextHopSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PasswordSpec {
     /// A file on the node that holds the key, 1 to 80 octets; an absolute path. One newline at its
-    /// end does not count.
-    pub file: String,
+    /// end does not count. Either this or `secret`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// A Secret that holds the key, 1 to 80 octets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<SecretKey>,
+}
+
+/// A key in a Kubernetes Secret of the controller's namespace, of type `routeshare.io/key`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretKey {
+    /// The Secret's name.
+    pub name: String,
+    /// The key of its data. One newline at the end of what stands there does not count.
+    pub key: String,
 }
 
 /// Keys for TCP-AO. RFC 5925.
@@ -143,8 +157,12 @@ pub struct TcpAoKey {
     #[serde(default)]
     pub algorithm: TcpAoAlgorithm,
     /// A file on the node that holds the key, 1 to 80 octets; an absolute path. One newline at its
-    /// end does not count.
-    pub file: String,
+    /// end does not count. Either this or `secret`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// A Secret that holds the key, 1 to 80 octets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<SecretKey>,
 }
 
 /// How segments are signed with TCP-AO. RFC 5926.
@@ -215,8 +233,13 @@ pub struct BfdAuthentication {
     /// The key's number, as both sides call it.
     #[serde(default = "first_key")]
     pub key_id: Number<u8, 0, 255>,
-    /// A file on the node that holds the key, 1 to 20 octets; an absolute path.
-    pub key_file: String,
+    /// A file on the node that holds the key, 1 to 20 octets; an absolute path. Either this or
+    /// `key_secret`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<String>,
+    /// A Secret that holds the key, 1 to 20 octets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_secret: Option<SecretKey>,
 }
 
 /// Kinds of BFD authentication. RFC 5880 §6.7.4.

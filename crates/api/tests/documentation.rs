@@ -43,6 +43,7 @@ fn every_field_is_documented() {
         ("Peer", "{addressFrom: {zzzzzz: 0}}"),
         ("Peer", "{ttlSecurity: {zzzzzz: 0}}"),
         ("Peer", "{password: {zzzzzz: 0}}"),
+        ("Peer", "{password: {secret: {zzzzzz: 0}}}"),
         ("Peer", "{tcpAo: {zzzzzz: 0}}"),
         ("Peer", "{tcpAo: {keys: [{zzzzzz: 0}]}}"),
         ("Peer", "{shutdown: {zzzzzz: 0}}"),

@@ -128,9 +128,10 @@ fn defaults_are_those_of_the_documentation() {
     let Parsed {
         resources,
         warnings,
+        only_in_kubernetes,
     } = parse(&[file("a.yaml", FABRIC)]).unwrap();
     let fabric = resources.fabric.spec;
-    assert_eq!(warnings, []);
+    assert_eq!((warnings, only_in_kubernetes), (vec![], vec![]));
     assert_eq!(fabric.listen_port.get(), 179);
     assert_eq!(fabric.subnet_grace_seconds.get(), 3600);
     assert_eq!(fabric.decision.max_paths.get(), 8);
@@ -228,4 +229,28 @@ proptest! {
         let shuffled: Vec<SourceFile> = order.iter().map(|index| files[*index].clone()).collect();
         prop_assert_eq!(parse(&shuffled).unwrap(), parse(&files).unwrap());
     }
+}
+
+#[test]
+fn keys_out_of_secrets_are_for_kubernetes_and_a_mistake_in_files() {
+    let text = format!(
+        "{FABRIC}---\napiVersion: routeshare.io/v1alpha1\nkind: Peer\nmetadata: {{name: tor}}\nspec:\n  \
+         address: 192.0.2.1\n  remoteAsn: 64512\n  password: {{secret: {{name: bgp-keys, key: tor}}}}\n  bfd: \
+         {{authentication: {{kind: KeyedSha1, keySecret: {{name: bgp-keys, key: bfd}}}}}}\n"
+    );
+    let files = [file("a.yaml", &text)];
+    let parsed = parse(&files).unwrap();
+    let password = parsed.resources.peers["tor"].spec.password.clone();
+    assert_eq!(password.unwrap().secret.unwrap().key, "tor");
+    let mistakes = api::parse_without_kubernetes(&files).unwrap_err();
+    let fields: Vec<&str> = mistakes.iter().map(|it| it.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        ["spec.password.secret", "spec.bfd.authentication.keySecret"]
+    );
+    let told = mistakes[0].to_string();
+    assert!(
+        told.contains("these resources come from files; use file"),
+        "{told}"
+    );
 }

@@ -5,12 +5,14 @@
 //! config`; the wire form between controller and speaker is `proto`'s.
 
 mod authentication;
+mod key_source;
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Serialize;
 
 pub use authentication::{AoAlgorithm, AoKey, Authentication};
+pub use key_source::{KeySource, NoKeySource};
 
 use crate::types::{Asn, Community, ExtendedCommunity, Family, LargeCommunity, Prefix, RouterId};
 

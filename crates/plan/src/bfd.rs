@@ -3,6 +3,7 @@
 use api::{BfdAuthKind, BfdSpec};
 use bgp::config::PeerConfig;
 
+use crate::node::key_source;
 use crate::{BfdAuthentication, BfdSession};
 
 /// How often packets are sent and asked for, and how many may be missed, where nobody says otherwise.
@@ -42,7 +43,7 @@ pub(crate) fn session(
         authentication: authentication.map(|it| BfdAuthentication {
             meticulous: it.kind == BfdAuthKind::MeticulousKeyedSha1,
             key_id: it.key_id.get(),
-            key_file: it.key_file.clone(),
+            key: key_source(it.key_file.as_deref(), it.key_secret.as_ref()),
         }),
         // The Fabric's is for those who can.
         echo_millis: echo.filter(|_| !multihop).map(|it| it.get()),

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use bgp::config::KeySource;
 use bgp::types::Prefix;
 use serde::Serialize;
 
@@ -56,8 +57,8 @@ pub struct BfdAuthentication {
     pub meticulous: bool,
     /// The key's number.
     pub key_id: u8,
-    /// Where the key is, on the node. The key itself is in no configuration.
-    pub key_file: String,
+    /// Where the key is. The key itself is in no configuration.
+    pub key: KeySource,
 }
 
 /// A subnet of a node.

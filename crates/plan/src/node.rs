@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use api::{
     AsnSource, GracefulRestartSpec, LimitActionSpec, LocalAddress, LongLivedSpec, MaxPrefixes,
-    NextHopSpec, Node, Peer, PeerSpec, RestartSeconds, TcpAoAlgorithm, TimersSpec, Topology,
-    UnawarePeers,
+    NextHopSpec, Node, Peer, PeerSpec, RestartSeconds, SecretKey, TcpAoAlgorithm, TimersSpec,
+    Topology, UnawarePeers,
 };
 use bgp::config::{
     Advertisement, AoAlgorithm, AoKey, Authentication, Config, DecisionConfig, GracefulRestart,
-    LimitAction, LongLived, NextHopMode, Originated, PeerConfig, Policy, PrefixLimits, Timers,
+    KeySource, LimitAction, LongLived, NextHopMode, Originated, PeerConfig, Policy, PrefixLimits,
+    Timers,
 };
 use bgp::types::{Asn, Prefix, RouterId};
 
@@ -270,13 +271,25 @@ fn authentication(spec: &PeerSpec) -> Option<Authentication> {
                 TcpAoAlgorithm::HmacSha1 => AoAlgorithm::HmacSha1,
                 TcpAoAlgorithm::Aes128Cmac => AoAlgorithm::Aes128Cmac,
             },
-            key_file: key.file.clone(),
+            key: key_source(key.file.as_deref(), key.secret.as_ref()),
         });
         let keys = keys.collect();
         return Some(Authentication::Ao { keys });
     }
-    let key_file = spec.password.as_ref()?.file.clone();
-    Some(Authentication::Md5 { key_file })
+    let password = spec.password.as_ref()?;
+    let key = key_source(password.file.as_deref(), password.secret.as_ref());
+    Some(Authentication::Md5 { key })
+}
+
+/// Where a key is: in one of the two, as `api` has checked.
+pub(crate) fn key_source(file: Option<&str>, secret: Option<&SecretKey>) -> KeySource {
+    match secret {
+        Some(SecretKey { name, key }) => KeySource::Secret {
+            name: name.clone(),
+            key: key.clone(),
+        },
+        None => KeySource::File(file.unwrap_or_default().to_owned()),
+    }
 }
 
 fn prefix_limits(spec: MaxPrefixes) -> PrefixLimits {

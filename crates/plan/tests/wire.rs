@@ -3,9 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
 use bgp::config::{
-    Action, Advertisement, Authentication, Config, DecisionConfig, GracefulRestart, LimitAction,
-    LongLived, Match, NextHopMode, Originated, PeerConfig, Policy, PrefixLimits, PrefixMatch, Rule,
-    Set, Timers,
+    Action, Advertisement, Authentication, Config, DecisionConfig, GracefulRestart, KeySource,
+    LimitAction, LongLived, Match, NextHopMode, Originated, PeerConfig, Policy, PrefixLimits,
+    PrefixMatch, Rule, Set, Timers,
 };
 use bgp::types::{Asn, Family, RouterId};
 use plan::wire::{from_proto, to_proto};
@@ -33,7 +33,7 @@ fn config() -> NodeConfig {
                 ttl: 255,
                 ttl_security: Some(1),
                 authentication: Some(Authentication::Md5 {
-                    key_file: "/etc/routeshare/tor.key".into(),
+                    key: KeySource::File("/etc/routeshare/tor.key".into()),
                 }),
                 families: vec![Family::Ipv4, Family::Ipv6],
                 extended_next_hop: true,
@@ -113,7 +113,10 @@ fn config() -> NodeConfig {
             authentication: Some(BfdAuthentication {
                 meticulous: true,
                 key_id: 7,
-                key_file: "/etc/routeshare/bfd.key".into(),
+                key: KeySource::Secret {
+                    name: "bgp-keys".into(),
+                    key: "bfd".into(),
+                },
             }),
             echo_millis: None,
         }],
@@ -202,8 +205,8 @@ fn what_is_wrong_is_refused_with_the_name_of_its_field() {
             "peers[0].ao_keys: found keys; ",
         ),
         (
-            |it| it.peers[0].md5_key_file = "key".into(),
-            "the configuration contradicts itself",
+            |it| it.peers[0].md5_key_file = "hunter2".into(),
+            "peers[0].md5_key_file: found another text; allowed: an absolute path, or secret:NAME/KEY",
         ),
         (
             |it| it.peers[0].ttl = 1,

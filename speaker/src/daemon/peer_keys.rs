@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bgp::config::{Authentication, PeerConfig};
+use bgp::config::{Authentication, KeySource, PeerConfig};
 use bgp::query::PeerStatus;
 use plan::NodeConfig;
 use proto::speaker::v1 as pb;
@@ -18,12 +18,15 @@ use crate::transport::{Distance, Signing, Terms};
 const NO_AO: &str = "this host's kernel has no TCP-AO (Linux 6.7 or newer, built with CONFIG_TCP_AO); use \
                      password (TCP MD5), or another kernel";
 
-/// The files that hold a configuration's keys.
-pub(super) fn files(config: &NodeConfig) -> BTreeSet<String> {
+/// Where a configuration's keys are, those of BFD too.
+pub(super) fn sources(config: &NodeConfig) -> BTreeSet<KeySource> {
     let peers = config.bgp.peers.iter();
     let all = peers.filter_map(|peer| peer.authentication.as_ref());
-    all.flat_map(Authentication::key_files)
-        .map(str::to_owned)
+    let bfd = config.bfd.iter();
+    let bfd = bfd.filter_map(|it| it.authentication.as_ref());
+    all.flat_map(Authentication::keys)
+        .chain(bfd.map(|it| &it.key))
+        .cloned()
         .collect()
 }
 
@@ -37,7 +40,7 @@ fn terms(peer: &PeerConfig, keys: &Keys) -> Terms {
 fn signing(authentication: Option<&Authentication>, keys: &Keys) -> Signing {
     match authentication {
         None => Signing::Plain,
-        Some(Authentication::Md5 { key_file }) => match keys.get(key_file).map(|it| &it.key) {
+        Some(Authentication::Md5 { key }) => match keys.get(key).map(|it| &it.key) {
             None => Signing::NotYet,
             Some(Ok(key)) => Signing::Md5(key.clone()),
             Some(Err(error)) => Signing::Missing(error.to_string()),
@@ -47,7 +50,7 @@ fn signing(authentication: Option<&Authentication>, keys: &Keys) -> Signing {
             let mut usable = Vec::new();
             let mut missing = None;
             for it in wanted {
-                match keys.get(&it.key_file).map(|it| &it.key) {
+                match keys.get(&it.key).map(|it| &it.key) {
                     None => return Signing::NotYet,
                     Some(Ok(key)) => usable.push(AoKey {
                         send_id: it.send_id,
@@ -84,6 +87,15 @@ impl Daemon {
     pub(super) fn on_keys(&mut self) {
         if let Some(in_force) = self.in_force.clone() {
             self.listen(&in_force.config);
+            // Which reads its keys when it is told what is wanted.
+            if in_force
+                .config
+                .bfd
+                .iter()
+                .any(|it| it.authentication.is_some())
+            {
+                self.bfd.again();
+            }
         }
         for peer in self.engine.peers(now()) {
             if peer.authentication.is_some() {
@@ -100,8 +112,8 @@ impl Daemon {
             return (peer, None);
         };
         let keys = self.keys.now();
-        let files = authentication.key_files();
-        let states = files.iter().filter_map(|file| keys.get(*file));
+        let sources = authentication.keys();
+        let states = sources.iter().filter_map(|source| keys.get(*source));
         let since = states.map(|state| state.since).max();
         let problem = match signing(Some(authentication), &keys) {
             Signing::Missing(problem) => problem,
@@ -112,7 +124,11 @@ impl Daemon {
                 Authentication::Md5 { .. } => "TCP MD5".to_owned(),
                 Authentication::Ao { .. } => "TCP-AO".to_owned(),
             },
-            file: files.join(", "),
+            file: sources
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", "),
             problem: problem.clone(),
             since_ms: since.map_or(0, ms),
         };
@@ -148,23 +164,19 @@ fn problems(peer: &PeerStatus, keys: &Keys) -> Vec<(&'static str, String)> {
         (true, true) => "the session goes on with the key it had, and cannot come back without",
         (true, false) => "the session stays down",
     };
-    let of = |file: &str| {
-        let state = keys.get(file)?;
+    let of = |source: &KeySource| {
+        let state = keys.get(source)?;
         match &state.key {
             Err(error) => Some(("NoKey", format!("peer {name}: {error}; {effect}"))),
             Ok(_) if state.is_exposed => {
                 let what = "every user of this host can read";
-                let text = format!("peer {name}: {what} its key in {file}; chmod o-rwx {file}");
+                let text = format!("peer {name}: {what} its key in {source}; chmod o-rwx {source}");
                 Some(("KeyExposed", text))
             }
             Ok(_) => None,
         }
     };
-    authentication
-        .key_files()
-        .into_iter()
-        .filter_map(of)
-        .collect()
+    authentication.keys().into_iter().filter_map(of).collect()
 }
 
 fn ms(time: SystemTime) -> i64 {

@@ -168,6 +168,7 @@ impl Node {
             state_dir: directory.path().to_path_buf(),
             socket: directory.path().join("speaker.sock"),
             bfd_socket: directory.path().join("bfd.sock"),
+            keys: directory.path().join("keys"),
             metrics: Some(metrics),
             listen: vec![net.address(number)],
         };

@@ -132,7 +132,7 @@ struct Loaded {
 /// Reads, parses and plans; the error is for a person, one line per mistake.
 fn load(directory: &Path, node: &str) -> Result<Loaded, String> {
     let files = read(directory)?;
-    let parsed = api::parse(&files).map_err(|mistakes| lines(&mistakes))?;
+    let parsed = api::parse_without_kubernetes(&files).map_err(|mistakes| lines(&mistakes))?;
     let snapshot = Snapshot {
         resources: parsed.resources,
         subnets: BTreeMap::new(),

@@ -1,5 +1,6 @@
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bgp::config::{Config, DecisionConfig};
@@ -209,6 +210,7 @@ impl Bench {
             node: "a".into(),
             origin,
             state_dir: self.directory.path().to_path_buf(),
+            vault: Arc::new(Vault::new(self.directory.path().join("keys"))),
         };
         (start(settings, reports_rx, Routes::new(health)), reports)
     }

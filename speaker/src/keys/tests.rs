@@ -4,12 +4,20 @@ use std::path::Path;
 
 use super::*;
 
+fn at(path: &Path) -> KeySource {
+    KeySource::File(path.to_str().unwrap().to_owned())
+}
+
+fn no_vault() -> Vault {
+    Vault::new("/nowhere".into())
+}
+
 /// A key of these octets.
 pub(crate) fn key(octets: &str) -> Arc<Key> {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("key");
     fs::write(&file, octets).unwrap();
-    look_at(file.to_str().unwrap(), None).key.unwrap()
+    look_at(&no_vault(), &at(&file), None).key.unwrap()
 }
 
 /// Writes a file that only its owner can read, and looks at it.
@@ -17,7 +25,7 @@ fn looked(directory: &Path, octets: &[u8], last: Option<&KeyFile>) -> KeyFile {
     let file = directory.join("key");
     fs::write(&file, octets).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
-    look_at(file.to_str().unwrap(), last)
+    look_at(&no_vault(), &at(&file), last)
 }
 
 fn reason(state: &KeyFile) -> String {
@@ -69,8 +77,8 @@ fn what_is_no_file_is_not_read_and_named() {
         (pipe.as_path(), "is no file"),
         (&directory.path().join("nobody"), "No such file"),
     ] {
+        let reason = reason(&look_at(&no_vault(), &at(path), None));
         let path = path.to_str().unwrap();
-        let reason = reason(&look_at(path, None));
         assert!(
             reason.contains(path) && reason.contains(expected),
             "{reason}"
@@ -102,15 +110,15 @@ fn a_file_that_looks_the_same_is_not_read_again() {
         .open(&file)
         .and_then(|file| file.set_modified(old))
         .unwrap();
-    let name = file.to_str().unwrap();
-    let first = look_at(name, None);
+    let name = at(&file);
+    let first = look_at(&no_vault(), &name, None);
     assert!(first.looks.is_some());
     // What was noted is believed, so nothing is opened.
     let mut last = first.clone();
     last.key = Err(Arc::new(KeyError::Empty {
         file: "as noted".into(),
     }));
-    assert!(look_at(name, Some(&last)).key.is_err());
+    assert!(look_at(&no_vault(), &name, Some(&last)).key.is_err());
 }
 
 #[test]
@@ -120,7 +128,7 @@ fn a_key_that_everybody_can_read_is_used_and_told() {
     assert!(!state.is_exposed);
     let file = directory.path().join("key");
     fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
-    let state = look_at(file.to_str().unwrap(), Some(&state));
+    let state = look_at(&no_vault(), &at(&file), Some(&state));
     assert!(state.is_exposed);
     assert!(state.key.is_ok());
 }
@@ -142,8 +150,8 @@ fn nothing_prints_a_key() {
 async fn a_change_is_heard_of_and_so_is_a_file_that_is_gone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("key");
-    let file = path.to_str().unwrap().to_owned();
-    let mut ring = KeyRing::start();
+    let file = at(&path);
+    let mut ring = KeyRing::start(no_vault().into());
     ring.want([file.clone()].into());
     ring.changed().await;
     assert!(ring.now()[&file].key.is_err());

@@ -4,6 +4,7 @@
 //! not be read may have held is never called missing.
 
 mod fabric;
+mod keys;
 mod nodes;
 mod peers;
 mod policies;
@@ -25,6 +26,7 @@ use crate::{
 pub(crate) struct Findings<'a> {
     mistakes: Vec<Mistake>,
     warnings: &'a mut Vec<Mistake>,
+    only_in_kubernetes: &'a mut Vec<Mistake>,
 }
 
 impl Findings<'_> {
@@ -35,13 +37,24 @@ impl Findings<'_> {
     fn warning(&mut self, document: &Document, field: &str, message: impl Into<String>) {
         self.warnings.push(document.mistake(field, message));
     }
+
+    fn only_in_kubernetes(&mut self, document: &Document, field: &str, message: String) {
+        self.only_in_kubernetes
+            .push(document.mistake(field, message));
+    }
 }
 
-/// Every check.
-pub(crate) fn all(loaded: &mut Loaded, warnings: &mut Vec<Mistake>) {
+/// Every check. Besides mistakes: what is probably one, and what is one where resources do not come
+/// from Kubernetes.
+pub(crate) fn all(
+    loaded: &mut Loaded,
+    warnings: &mut Vec<Mistake>,
+    only_in_kubernetes: &mut Vec<Mistake>,
+) {
     let mut findings = Findings {
         mistakes: Vec::new(),
         warnings,
+        only_in_kubernetes,
     };
     duplicates(&loaded.pools, &mut findings);
     duplicates(&loaded.nodes, &mut findings);
@@ -191,23 +204,14 @@ fn bfd_echo(document: &Document, bfd: Option<&BfdSpec>, findings: &mut Findings<
     }
 }
 
-/// The key's file is named in full: who reads it has another directory than whoever writes this.
 fn bfd_key(document: &Document, bfd: Option<&BfdSpec>, findings: &mut Findings<'_>) {
     if let Some(authentication) = bfd.and_then(|it| it.authentication.as_ref()) {
-        let field = "spec.bfd.authentication.keyFile";
-        key_file(document, field, &authentication.key_file, findings);
-    }
-}
-
-/// What stands in the place of a path may be a key: it is not repeated.
-fn key_file(document: &Document, field: &str, path: &str, findings: &mut Findings<'_>) {
-    if !path.starts_with('/') || path.contains(['\0', '\n']) {
-        findings.mistake(
-            document,
-            field,
-            "is no absolute path, and not repeated here as it may be a key; allowed: a path such as \
-             `/etc/routeshare/tor.key`",
-        );
+        let place = keys::Place {
+            at: "spec.bfd.authentication",
+            file: ("keyFile", authentication.key_file.as_deref()),
+            secret: ("keySecret", authentication.key_secret.as_ref()),
+        };
+        keys::check(document, &place, findings);
     }
 }
 

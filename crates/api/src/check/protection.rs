@@ -1,18 +1,18 @@
 //! TTL security and keys of a Peer.
 
-use super::{Findings, key_file};
+use super::{Findings, keys};
 use crate::PeerSpec;
 use crate::parse::Item;
 
 pub(super) fn check(peer: &Item<PeerSpec>, findings: &mut Findings<'_>) {
     distance(peer, findings);
     if let Some(password) = &peer.spec().password {
-        key_file(
-            &peer.document,
-            "spec.password.file",
-            &password.file,
-            findings,
-        );
+        let place = keys::Place {
+            at: "spec.password",
+            file: ("file", password.file.as_deref()),
+            secret: ("secret", password.secret.as_ref()),
+        };
+        keys::check(&peer.document, &place, findings);
     }
     tcp_ao(peer, findings);
 }
@@ -62,7 +62,12 @@ fn tcp_ao(peer: &Item<PeerSpec>, findings: &mut Findings<'_>) {
     }
     for (index, key) in tcp_ao.keys.iter().enumerate() {
         let at = |field: &str| format!("spec.tcpAo.keys[{index}].{field}");
-        key_file(document, &at("file"), &key.file, findings);
+        let place = keys::Place {
+            at: &format!("spec.tcpAo.keys[{index}]"),
+            file: ("file", key.file.as_deref()),
+            secret: ("secret", key.secret.as_ref()),
+        };
+        keys::check(document, &place, findings);
         let earlier = &tcp_ao.keys[..index];
         let sends = earlier.iter().any(|it| it.send_id == key.send_id);
         let receives = earlier.iter().any(|it| it.receive_id == key.receive_id);

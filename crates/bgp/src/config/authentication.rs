@@ -2,15 +2,15 @@
 
 use serde::Serialize;
 
-use super::{ConfigError, unique};
+use super::{ConfigError, KeySource, unique};
 
 /// How TCP segments of a session are signed, with keys that both sides have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Authentication {
     /// TCP MD5. RFC 2385.
     Md5 {
-        /// Where the key is, on the node. The key itself is in no configuration.
-        key_file: String,
+        /// Where the key is. The key itself is in no configuration.
+        key: KeySource,
     },
     /// TCP-AO. RFC 5925.
     Ao {
@@ -20,26 +20,28 @@ pub enum Authentication {
 }
 
 impl Authentication {
-    /// Where the keys are, on the node.
-    pub fn key_files(&self) -> Vec<&str> {
+    /// Where the keys are.
+    pub fn keys(&self) -> Vec<&KeySource> {
         match self {
-            Authentication::Md5 { key_file } => vec![key_file],
-            Authentication::Ao { keys } => keys.iter().map(|key| key.key_file.as_str()).collect(),
+            Authentication::Md5 { key } => vec![key],
+            Authentication::Ao { keys } => keys.iter().map(|key| &key.key).collect(),
         }
     }
 
     /// `by`: whose it is.
     pub(super) fn check(&self, by: &str) -> Result<(), ConfigError> {
-        let files = self.key_files();
+        let keys = self.keys();
         let value = |field, found: &str, allowed| ConfigError::Value {
             field: format!("{field} of {by}"),
             found: found.to_owned(),
             allowed,
         };
-        if files.is_empty() {
+        if keys.is_empty() {
             return Err(value("the list of keys", "empty", "at least one key"));
         }
-        if !files.iter().all(|file| file.starts_with('/')) {
+        let is_relative =
+            |key: &&KeySource| matches!(key, KeySource::File(path) if !path.starts_with('/'));
+        if keys.iter().any(is_relative) {
             let allowed = "an absolute path";
             return Err(value("the key's file", "another", allowed));
         }
@@ -61,8 +63,8 @@ pub struct AoKey {
     pub receive_id: u8,
     /// How segments are signed.
     pub algorithm: AoAlgorithm,
-    /// Where the key is, on the node.
-    pub key_file: String,
+    /// Where the key is.
+    pub key: KeySource,
 }
 
 /// How segments are signed with TCP-AO. RFC 5926.

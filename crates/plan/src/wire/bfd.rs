@@ -3,6 +3,7 @@
 use proto::bfd::v1 as wire;
 use proto::controller::v1 as pb;
 
+use super::keys::key_source;
 use super::{WireError, number, present, quoted, text, wrong};
 use crate::{BfdAuthentication, BfdSession};
 
@@ -29,7 +30,7 @@ pub fn session(it: &BfdSession) -> wire::SessionConfig {
         authentication: it.authentication.as_ref().map(|it| wire::Authentication {
             kind: if it.meticulous { METICULOUS } else { KEYED }.into(),
             key_id: it.key_id.into(),
-            key_file: it.key_file.clone(),
+            key_file: it.key.to_string(),
         }),
         echo_millis: it.echo_millis.unwrap_or(0).into(),
     }
@@ -73,7 +74,7 @@ pub(super) fn from_proto(at: &str, it: pb::BfdSession) -> Result<BfdSession, Wir
                     }
                 },
                 key_id: number(&field("authentication.key_id"), it.key_id, "0 to 255")?,
-                key_file: it.key_file,
+                key: key_source(&field("authentication.key_file"), &it.key_file)?,
             }),
         },
         echo_millis: match (session.echo_millis, session.multihop) {

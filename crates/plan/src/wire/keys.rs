@@ -1,6 +1,6 @@
 //! Where the keys of a peer are, to and from the gRPC contract.
 
-use bgp::config::{AoAlgorithm, AoKey, Authentication};
+use bgp::config::{AoAlgorithm, AoKey, Authentication, KeySource};
 use proto::controller::v1 as pb;
 
 use super::{WireError, each, number, quoted, wrong};
@@ -10,7 +10,7 @@ const AES_128_CMAC: &str = "Aes128Cmac";
 
 pub(super) fn md5_file(it: Option<&Authentication>) -> String {
     match it {
-        Some(Authentication::Md5 { key_file }) => key_file.clone(),
+        Some(Authentication::Md5 { key }) => key.to_string(),
         _ => String::new(),
     }
 }
@@ -26,7 +26,7 @@ pub(super) fn ao_keys(it: Option<&Authentication>) -> Vec<pb::AoKey> {
             AoAlgorithm::HmacSha1 => HMAC_SHA1.into(),
             AoAlgorithm::Aes128Cmac => AES_128_CMAC.into(),
         },
-        file: key.key_file.clone(),
+        file: key.key.to_string(),
     };
     keys.iter().map(key).collect()
 }
@@ -36,10 +36,14 @@ pub(super) fn from_proto(
     md5_file: String,
     ao_keys: Vec<pb::AoKey>,
 ) -> Result<Option<Authentication>, WireError> {
+    let md5 = format!("{at}.md5_key_file");
     let at = format!("{at}.ao_keys");
     match (md5_file.is_empty(), ao_keys.is_empty()) {
         (true, true) => Ok(None),
-        (false, true) => Ok(Some(Authentication::Md5 { key_file: md5_file })),
+        (false, true) => {
+            let key = key_source(&md5, &md5_file)?;
+            Ok(Some(Authentication::Md5 { key }))
+        }
         (true, false) => {
             let keys = each(&at, ao_keys, ao_key)?;
             Ok(Some(Authentication::Ao { keys }))
@@ -61,6 +65,12 @@ fn ao_key(at: &str, key: pb::AoKey) -> Result<AoKey, WireError> {
                 return Err(wrong(format!("{at}.algorithm"), quoted(other), allowed));
             }
         },
-        key_file: key.file,
+        key: key_source(&format!("{at}.file"), &key.file)?,
     })
+}
+
+/// What stands in the place of a path may be a key: it is not repeated.
+pub(super) fn key_source(at: &str, text: &str) -> Result<KeySource, WireError> {
+    let allowed = "an absolute path, or secret:NAME/KEY";
+    text.parse().map_err(|_| wrong(at, "another text", allowed))
 }

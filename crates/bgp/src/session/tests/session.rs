@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::config::Authentication;
+use crate::config::{Authentication, KeySource};
 use crate::message::FsmError;
 
 #[test]
@@ -89,8 +89,8 @@ fn a_shutdown_that_is_configured_comes_and_goes_with_the_configuration() {
 }
 
 fn md5(file: &str) -> Authentication {
-    let key_file = file.to_owned();
-    Authentication::Md5 { key_file }
+    let key = KeySource::File(file.to_owned());
+    Authentication::Md5 { key }
 }
 
 #[test]
