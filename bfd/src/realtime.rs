@@ -30,13 +30,21 @@ pub(crate) fn claim(priority: u8) -> String {
 }
 
 fn fifo(priority: u8) -> io::Result<()> {
-    let parameters = libc::sched_param {
-        sched_priority: priority.into(),
-    };
+    // The kernel's `struct sched_param` is this number and nothing else.
+    let parameters = libc::c_int::from(priority);
     // Threads and programs started from here are ordinary again.
     let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
-    // SAFETY: 0 means the calling thread; the structure is whole and outlives the call.
-    match unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } {
+    // Without the C library: musl's `sched_setscheduler` always says that there is no such function.
+    // SAFETY: 0 means the calling thread; the number outlives the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_sched_setscheduler,
+            0,
+            policy,
+            &raw const parameters,
+        )
+    };
+    match result {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

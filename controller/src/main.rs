@@ -27,7 +27,7 @@ mod tls;
 mod tunnel;
 
 use std::io::IsTerminal as _;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,7 +93,7 @@ struct Args {
         default_value = "/run/routeshare/controller.sock"
     )]
     socket: PathBuf,
-    /// Where Prometheus asks for /metrics
+    /// Where Prometheus asks for /metrics, and probes for /healthz (it answers) and /readyz
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<SocketAddr>,
     /// Log as JSON, one object a line
@@ -256,8 +256,17 @@ async fn supervise(
     }
 }
 
+/// Listens on `address`; `[::]` means all addresses of both families, also on a host without IPv6.
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}"))
+    let bound = match TcpListener::bind(address).await {
+        Err(error)
+            if address.ip() == Ipv6Addr::UNSPECIFIED
+                && error.raw_os_error() == Some(libc::EAFNOSUPPORT) =>
+        {
+            info!(%address, "this host has no IPv6: listening on all its IPv4 addresses");
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    };
+    bound.with_context(|| format!("cannot listen on {address}"))
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -44,14 +45,27 @@ struct NodeLabels {
     node: String,
 }
 
-/// Serves `/metrics` until `shutdown`.
+/// Serves `/metrics`, and answers probes at `/healthz` and `/readyz`, until `shutdown`.
 pub(crate) async fn serve(
     listener: TcpListener,
     numbers: Numbers,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
+    let view = numbers.view.clone();
     let answer = async move || ([(CONTENT_TYPE, TEXT)], numbers.render());
-    let app = Router::new().route("/metrics", get(answer));
+    // It answers: a restart mends nothing else.
+    let healthy = async || "ok\n";
+    let ready = async move || match view.borrow().generation {
+        0 => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no resources are in force yet\n",
+        ),
+        _ => (StatusCode::OK, "ok\n"),
+    };
+    let app = Router::new()
+        .route("/metrics", get(answer))
+        .route("/healthz", get(healthy))
+        .route("/readyz", get(ready));
     axum::serve(
         listener,
         app.into_make_service_with_connect_info::<SocketAddr>(),

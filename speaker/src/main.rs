@@ -6,6 +6,7 @@ mod clock;
 mod daemon;
 mod desired;
 mod fib;
+mod health;
 mod keys;
 mod last_life;
 mod limits;
@@ -41,8 +42,8 @@ struct Args {
     #[arg(long, env = "NODE_NAME")]
     node: String,
 
-    /// Where the configuration comes from: https://HOST:PORT, or with --insecure http://127.0.0.1:PORT
-    /// or unix:PATH.
+    /// Where the configuration comes from: https://HOST:PORT (or tcp://HOST:PORT, as kubelet writes a
+    /// Service's address), or with --insecure http://127.0.0.1:PORT or unix:PATH.
     #[arg(long, value_name = "URL", required_unless_present = "standalone")]
     controller: Option<String>,
     /// The authority that signed the controller's certificate (PEM).
@@ -81,7 +82,8 @@ struct Args {
     /// Where routeshare-bfd keeps the BFD sessions of peers that ask for them.
     #[arg(long, value_name = "PATH", default_value = "/run/routeshare/bfd.sock")]
     bfd_socket: PathBuf,
-    /// Serve Prometheus metrics here, at /metrics.
+    /// Serve Prometheus metrics here, at /metrics, and answers for probes, at /healthz (its loop takes its
+    /// turns) and /readyz (it works by a configuration, and has told its peers everything after a restart).
     #[arg(long, value_name = "ADDR:PORT")]
     metrics: Option<SocketAddr>,
     /// Listen for BGP on this address only; may be given more than once. The port is the

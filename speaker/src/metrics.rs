@@ -50,10 +50,11 @@ impl Metrics {
             .map_err(|source| MetricsError { address, source })
     }
 
-    /// Answers `GET /metrics` until the task is ended.
+    /// Answers `GET /metrics`, and probes, until the task is ended.
     pub(crate) async fn serve(self, asker: Asker) -> io::Result<()> {
         let app = Router::new()
             .route("/metrics", get(scrape))
+            .merge(crate::health::routes())
             .with_state(asker);
         axum::serve(self.0, app).await
     }

@@ -6,6 +6,9 @@ use crate::message::{Requests, address_family};
 use crate::route::{self, Route};
 use crate::socket::{Netlink, NetlinkError};
 
+/// The answer is the entry of the table, not what a packet would be given (linux/rtnetlink.h). `libc` has it for
+/// glibc only.
+const RTM_F_FIB_MATCH: u32 = 0x2000;
 /// How many questions are asked at once.
 const AT_ONCE: usize = 128;
 
@@ -19,7 +22,7 @@ pub fn lookup(
     netlink: &mut Netlink,
     addresses: &[IpAddr],
 ) -> Result<Vec<Option<Route>>, NetlinkError> {
-    let mut found = ask(netlink, addresses, libc::RTM_F_FIB_MATCH)?;
+    let mut found = ask(netlink, addresses, RTM_F_FIB_MATCH)?;
     for (address, route) in addresses.iter().zip(&mut found) {
         // An entry that only names somebody's nexthop object: ask for the way a packet takes.
         if let Some(route) = route

@@ -296,8 +296,13 @@ impl Node {
     }
 
     async fn metrics(&self) -> String {
+        self.get("/metrics").await
+    }
+
+    /// What the listener for metrics and probes answers.
+    async fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.metrics).await.unwrap();
-        let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
@@ -349,6 +354,26 @@ async fn two_speakers_find_each_other_from_their_disks_alone() {
         .unwrap()
         .into_inner();
     assert_eq!(plan::wire::from_proto(config).unwrap(), net.config(1, &[2]));
+}
+
+#[tokio::test]
+async fn a_speaker_without_peers_and_controller_is_healthy_and_ready_once_it_has_a_configuration() {
+    let net = Net::new();
+    let a = Node::start(&net, &net.config(1, &[2])).await;
+    let config_in_force = async {
+        while !a.get("/readyz").await.starts_with("HTTP/1.1 200 ") {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, config_in_force)
+        .await
+        .expect("ready, though its peer never comes");
+    let nothing = tempfile::tempdir().unwrap();
+    let b = Node::start_in(nothing, &net, &net.config(2, &[1])).await;
+    assert!(b.get("/healthz").await.starts_with("HTTP/1.1 200 "));
+    let answer = b.get("/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("no configuration on disk"), "{answer}");
 }
 
 #[tokio::test]

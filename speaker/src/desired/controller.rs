@@ -51,6 +51,12 @@ pub(crate) enum AddressError {
     )]
     NoUrl { text: String, reason: String },
     #[error(
+        "`{text}` names a variable that kubelet knew no value of: is the Service of \
+         the controller in the namespace of this pod? Make it; the next start of this container has its \
+         address"
+    )]
+    NotReplaced { text: String },
+    #[error(
         "{text} needs --ca, --cert and --key (`bgpctl pki node` makes them); missing: {missing}"
     )]
     NoCertificate { text: String, missing: &'static str },
@@ -80,7 +86,14 @@ impl Address {
     ///
     /// What is missing or contradictory, and what to give instead.
     pub(crate) fn new(text: &str, options: Options) -> Result<Address, AddressError> {
-        let text = text.to_owned();
+        if text.contains("$(") {
+            return Err(AddressError::NotReplaced { text: text.into() });
+        }
+        // As kubelet writes a Service's address into the environment of pods.
+        let text = match text.strip_prefix("tcp://") {
+            Some(address) => format!("https://{address}"),
+            None => text.to_owned(),
+        };
         if let Some(path) = text.strip_prefix("unix:") {
             if !options.insecure {
                 return Err(AddressError::NotAskedFor { text });
@@ -358,6 +371,21 @@ mod tests {
         );
         assert!(tls_hint("keys may not be consistent: KeyMismatch").contains("--key"));
         assert!(tls_hint("invalid peer certificate: UnknownIssuer").contains("--ca"));
+    }
+
+    #[test]
+    fn a_services_address_as_kubelet_writes_it_is_one_with_tls() {
+        for (text, authority) in [
+            ("tcp://10.96.0.7:7443", "10.96.0.7:7443"),
+            ("tcp://[fd00::7]:7443", "[fd00::7]:7443"),
+        ] {
+            let Ok(Address::Tls { uri, .. }) = Address::new(text, with_files()) else {
+                panic!("{text}");
+            };
+            assert_eq!(uri.authority().unwrap().as_str(), authority);
+        }
+        let error = Address::new("$(ROUTESHARE_CONTROLLER_PORT)", with_files()).unwrap_err();
+        assert!(error.to_string().contains("is the Service"), "{error}");
     }
 
     #[test]
