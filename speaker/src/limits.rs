@@ -34,12 +34,15 @@ impl Logged {
 
 /// What there is to say about all peers.
 pub(crate) fn problems(peers: &[PeerStatus]) -> Vec<pb::Problem> {
-    let found = peers.iter().flat_map(of);
-    let problem = |(reason, message): (&str, String)| pb::Problem {
-        reason: reason.to_owned(),
-        message,
+    let of = |peer| {
+        let problems = of(peer).into_iter();
+        problems.map(|(reason, message): (&str, String)| pb::Problem {
+            reason: reason.to_owned(),
+            message,
+            peer: peer.name.clone(),
+        })
     };
-    found.map(problem).collect()
+    peers.iter().flat_map(of).collect()
 }
 
 /// Reason and message of each problem of a peer.

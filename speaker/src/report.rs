@@ -68,8 +68,9 @@ impl Reporter {
     }
 
     /// Tells it, if it says anything new.
-    pub(crate) fn send(&self, report: pb::NodeReport) {
+    pub(crate) fn send(&self, mut report: pb::NodeReport) {
         self.sender.send_if_modified(|last| {
+            keep_times(&mut report, last);
             let changed = *last != report;
             *last = report;
             changed
@@ -79,6 +80,19 @@ impl Reporter {
     /// Our node's name.
     pub(crate) fn node(&self) -> String {
         self.sender.borrow().node.clone()
+    }
+}
+
+/// The time at which a state was entered is made of two clocks that do not go alike: as long as it is
+/// nearly the time that was told, it is that time, so that it alone is no news.
+fn keep_times(report: &mut pb::NodeReport, last: &pb::NodeReport) {
+    const NEARLY_MS: u64 = 1000;
+    for session in &mut report.sessions {
+        let mut told = last.sessions.iter();
+        let told = told.find(|it| it.peer == session.peer && it.state == session.state);
+        if let Some(told) = told.filter(|it| it.since_ms.abs_diff(session.since_ms) < NEARLY_MS) {
+            session.since_ms = told.since_ms;
+        }
     }
 }
 
@@ -134,6 +148,7 @@ pub(crate) fn problems(daemon: &Daemon) -> Vec<pb::Problem> {
     let problem = |reason: &str, message: &str| pb::Problem {
         reason: reason.to_owned(),
         message: message.to_owned(),
+        peer: String::new(),
     };
     let kernel = daemon
         .kernel
@@ -168,7 +183,6 @@ pub(crate) fn problems(daemon: &Daemon) -> Vec<pb::Problem> {
     let bfd = daemon.bfd.problems();
     let bfd = bfd.iter().map(|(reason, text)| problem(reason, text));
     let keys = daemon.key_problems();
-    let keys = keys.iter().map(|(reason, text)| problem(reason, text));
     refused
         .chain(incomplete)
         .chain(listen)
@@ -241,6 +255,28 @@ mod tests {
         reports.mark_unchanged();
         reporter.send(report);
         assert!(!reports.has_changed().unwrap());
+    }
+
+    #[test]
+    fn a_clock_that_is_adjusted_is_no_news_and_another_session_is() {
+        let (reporter, mut reports) = Reporter::new("a");
+        let report = |since_ms| pb::NodeReport {
+            sessions: vec![pb::SessionReport {
+                peer: "tor".into(),
+                state: "Established".into(),
+                since_ms,
+                ..pb::SessionReport::default()
+            }],
+            ..pb::NodeReport::default()
+        };
+        reporter.send(report(100_000));
+        reports.mark_unchanged();
+        for adjusted in [100_001, 99_999, 100_400] {
+            reporter.send(report(adjusted));
+            assert!(!reports.has_changed().unwrap());
+        }
+        reporter.send(report(101_001));
+        assert!(reports.has_changed().unwrap());
     }
 
     #[test]

@@ -148,4 +148,8 @@ pub struct Problem {
     /// What is wrong, and what to do.
     #[schemars(length(max = 32768))]
     pub message: String,
+    /// The session it is about; absent when it is about none, or several.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
+    pub peer: String,
 }

@@ -23,4 +23,34 @@ pub struct WrittenStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// How many nodes it concerns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub nodes: Option<i64>,
+    /// Of a Fabric: on how many of them the speaker is connected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub connected: Option<i64>,
+    /// Of a Peer: how many of its sessions are Established, and how many there are: `498/500`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 32))]
+    pub sessions: String,
+    /// Of a Pool: its subnets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subnets: Option<SubnetCounts>,
+}
+
+/// How full a Pool is, in subnets of a node's size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SubnetCounts {
+    /// Those in its prefixes, without the reserved ones.
+    #[schemars(range(min = 0))]
+    pub total: i64,
+    /// Those that nodes hold.
+    #[schemars(range(min = 0))]
+    pub used: i64,
+    /// Those whose node is gone and whose grace time runs.
+    #[schemars(range(min = 0))]
+    pub waiting: i64,
 }

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bgp::config::{Authentication, KeySource, PeerConfig};
 use bgp::query::PeerStatus;
 use plan::NodeConfig;
+use proto::controller::v1::Problem;
 use proto::speaker::v1 as pb;
 
 use super::{Daemon, ESTABLISHED, now};
@@ -141,11 +142,19 @@ impl Daemon {
         (peer, Some(key))
     }
 
-    /// What a person should know: a stable word and a sentence.
-    pub(crate) fn key_problems(&self) -> Vec<(&'static str, String)> {
+    /// What a person should know.
+    pub(crate) fn key_problems(&self) -> Vec<Problem> {
         let keys = self.keys.now();
         let peers = self.engine.peers(now()).into_iter();
-        peers.flat_map(|peer| problems(&peer, &keys)).collect()
+        let of = |peer: PeerStatus| {
+            let problems = problems(&peer, &keys).into_iter();
+            problems.map(move |(reason, message)| Problem {
+                reason: reason.to_owned(),
+                message,
+                peer: peer.name.clone(),
+            })
+        };
+        peers.flat_map(of).collect()
     }
 }
 
