@@ -14,6 +14,7 @@ use crate::identity::{Identity, Trust};
 use crate::reconcile::View;
 use crate::registry::{Registry, SpeakerState, size_of};
 use crate::source::SourceState;
+use crate::standing::Lead;
 
 /// The service, on one listener.
 #[derive(Clone)]
@@ -22,6 +23,7 @@ pub(crate) struct Admin {
     pub(crate) view: watch::Receiver<View>,
     pub(crate) source: watch::Receiver<SourceState>,
     pub(crate) trust: Trust,
+    pub(crate) lead: Lead,
 }
 
 /// What `--version` and `Status.software` say.
@@ -85,6 +87,7 @@ impl AdminService for Admin {
 
 impl Admin {
     fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        self.lead.check()?;
         Identity::of(request.extensions(), self.trust)?.check_operator()
     }
 }

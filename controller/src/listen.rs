@@ -25,6 +25,7 @@ use crate::reconcile::View;
 use crate::registry::Registry;
 use crate::serve::Config;
 use crate::source::SourceState;
+use crate::standing::Lead;
 use crate::tls::{self, Tls};
 use crate::tunnel::Proxy;
 
@@ -37,6 +38,7 @@ pub(crate) struct Services {
     pub(crate) registry: Arc<Registry>,
     pub(crate) view: watch::Receiver<View>,
     pub(crate) source: watch::Receiver<SourceState>,
+    pub(crate) lead: Lead,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -55,12 +57,15 @@ impl Services {
             .context("the built-in descriptors are damaged")?;
         let (reporter, health) = tonic_health::server::health_reporter();
         let mut view = self.view.clone();
+        let alone = self.lead.is_alone();
         tokio::spawn(async move {
-            // Ready means: resources are in force and committed.
+            // Ready means: resources are in force and committed. One of several is always ready: it
+            // leads, or says who does.
             reporter
                 .set_service_status("", ServingStatus::NotServing)
                 .await;
-            if view.wait_for(|view| view.generation > 0).await.is_ok() {
+            let ready = view.wait_for(|view| !alone || view.generation > 0);
+            if ready.await.is_ok() {
                 reporter
                     .set_service_status("", ServingStatus::Serving)
                     .await;
@@ -70,6 +75,7 @@ impl Services {
         let config = Config {
             registry: Arc::clone(&self.registry),
             trust,
+            lead: self.lead.clone(),
             shutdown: self.shutdown.clone(),
         };
         let admin = Admin {
@@ -77,10 +83,12 @@ impl Services {
             view: self.view.clone(),
             source: self.source.clone(),
             trust,
+            lead: self.lead.clone(),
         };
         let proxy = Proxy {
             registry: Arc::clone(&self.registry),
             trust,
+            lead: self.lead.clone(),
         };
         Ok(server
             .add_service(ConfigServiceServer::new(config))

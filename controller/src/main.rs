@@ -1,34 +1,40 @@
 //! `routeshare-controller`: gives every node its subnets and its configuration.
 //!
 //! ```text
-//!  directory ─► source::files ─watch─► reconcile ─commit─► store
-//!                                       │  ▲ reports
-//!                       view (watch) ◄──┤  │
-//!                            │          ▼  │
-//!            admin, metrics ◄┘         registry ◄─► serve: one stream and one tunnel per speaker
+//!  directory ──► source::files ──────┐
+//!                                  watch─► reconcile ─commit─► store
+//!  API server ─► source::kubernetes ─┘      │  ▲ reports
+//!       ▲                   view (watch) ◄──┤  │
+//!       └─ leader                │          ▼  │
+//!                admin, metrics ◄┘         registry ◄─► serve: one stream and one tunnel per speaker
 //! ```
 //!
-//! Three tasks of our own: `source::files` reads the directory, `reconcile` decides and writes the
-//! store, and for each stream one reads the speaker's reports. All else runs in gRPC handlers, which
-//! only look at what these tasks publish.
+//! Tasks of our own: a source reads the resources, `reconcile` decides and writes the store, and for
+//! each stream one reads the speaker's reports. All else runs in gRPC handlers, which only look at what
+//! these tasks publish. In a cluster (`kubernetes`) there may be several controllers, of which `leader`
+//! lets one work; the others only say who does.
 
 mod admin;
 mod clock;
 mod identity;
+mod kubernetes;
+mod leader;
 mod listen;
 mod metrics;
+mod pauses;
 mod planning;
 mod reconcile;
 mod registry;
 mod serve;
 mod source;
+mod standing;
 mod store;
 mod tls;
 mod tunnel;
 
 use std::io::IsTerminal as _;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +42,7 @@ use anyhow::{Context as _, bail};
 use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -47,6 +53,7 @@ use crate::listen::Services;
 use crate::reconcile::Reconciler;
 use crate::registry::Registry;
 use crate::source::files::Files;
+use crate::standing::Lead;
 use crate::store::Store;
 use crate::store::file::FileStore;
 use crate::tls::{Tls, TlsFiles};
@@ -63,11 +70,16 @@ const STOP: Duration = Duration::from_secs(5);
 #[command(name = "routeshare-controller", version)]
 struct Args {
     /// Directory of YAML files with the resources
-    #[arg(long, value_name = "DIR")]
-    resources: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "kubernetes")]
+    resources: Option<PathBuf>,
     /// File that keeps what was given to whom; made when it is not there
-    #[arg(long, value_name = "FILE")]
-    state: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "kubernetes")]
+    state: Option<PathBuf>,
+    /// Take nodes and resources from a Kubernetes cluster, and keep there what was given to whom
+    #[arg(long, conflicts_with_all = ["resources", "state"])]
+    kubernetes: bool,
+    #[command(flatten)]
+    cluster: kubernetes::Options,
     /// Where speakers and operators connect, with TLS
     #[arg(long, value_name = "ADDRESS", requires_all = ["ca", "cert", "key"])]
     listen: Vec<SocketAddr>,
@@ -137,45 +149,73 @@ async fn run(args: Args) -> anyhow::Result<()> {
         );
     }
     let mut signals = Signals::new().context("cannot handle signals")?;
+    match (&args.resources, &args.state) {
+        (Some(resources), Some(state)) if !args.kubernetes => {
+            let (resources, state) = (resources.clone(), state.clone());
+            with_files(args, resources, &state, &mut signals).await
+        }
+        _ => kubernetes::run(args, &mut signals).await,
+    }
+}
+
+/// Alone, with resources in a directory.
+async fn with_files(
+    args: Args,
+    directory: PathBuf,
+    state: &Path,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
     // The lock on the state file comes first: a second controller must not take over the socket.
-    let (store, contents) = FileStore::open(&args.state)?;
+    let (store, contents) = FileStore::open(state)?;
     let shutdown = CancellationToken::new();
     let registry = Arc::new(Registry::default());
     let stored = &contents.resources;
     let stored = (stored.generation > 0).then(|| (stored.files.clone(), stored.loaded));
-    let directory = args.resources.clone();
     let files = tokio::task::spawn_blocking(|| Files::new(directory, stored)).await?;
     let source = files.subscribe();
-    let reconciler = Reconciler::new(
-        Store::File(store),
-        Some(contents),
-        Arc::clone(&registry),
-        source.clone(),
-    );
-    let view = reconciler.subscribe();
+    let view = watch::Sender::default();
     let services = Services {
         registry: Arc::clone(&registry),
-        view: view.clone(),
+        view: view.subscribe(),
         source: source.clone(),
+        lead: Lead::alone(),
         shutdown: shutdown.clone(),
     };
-
+    let lead = services.lead.clone();
+    let store = Store::File(store);
+    let reconciler = Reconciler::new(store, Some(contents), registry, source, view, lead);
     let mut tasks = JoinSet::new();
-    let tls = match (args.ca, args.cert, args.key) {
+    listen(&args, &services, &mut tasks).await?;
+    let (confirm, confirmed) = mpsc::channel(1);
+    let watching = tokio::spawn(files.run(confirmed, shutdown.clone()));
+    let reconciling = tokio::spawn(reconciler.run(shutdown.clone()));
+
+    let outcome = supervise(&mut tasks, signals, &confirm, &shutdown).await;
+    shutdown.cancel();
+    // A commit that has begun is finished.
+    let working = async { drop(tokio::join!(watching, reconciling)) };
+    stop(&args, tasks, working).await;
+    outcome
+}
+
+/// Starts every listener.
+async fn listen(args: &Args, services: &Services, tasks: &mut Tasks) -> anyhow::Result<()> {
+    let shutdown = &services.shutdown;
+    let tls = match (args.ca.clone(), args.cert.clone(), args.key.clone()) {
         (Some(ca), Some(cert), Some(key)) => Some(Arc::new(Tls::new(TlsFiles { ca, cert, key })?)),
         _ => None,
     };
-    for address in args.listen {
+    for address in &args.listen {
         let tls = tls
             .clone()
             .context("--listen needs --ca, --cert and --key")?;
-        let listener = bind(address).await?;
+        let listener = bind(*address).await?;
         let server = services.server(Trust::Certificates)?;
         info!(address = %listener.local_addr()?, "listening with TLS");
         tasks.spawn(listen::tcp(server, listener, Some(tls), shutdown.clone()));
     }
-    for address in args.insecure_listen {
-        let listener = bind(address).await?;
+    for address in &args.insecure_listen {
+        let listener = bind(*address).await?;
         let server = services.server(Trust::Everybody)?;
         warn!(address = %listener.local_addr()?, "listening without TLS: anybody who can connect may do everything");
         tasks.spawn(listen::tcp(server, listener, None, shutdown.clone()));
@@ -187,33 +227,33 @@ async fn run(args: Args) -> anyhow::Result<()> {
     tasks.spawn(listen::unix(server, socket, shutdown.clone()));
     if let Some(address) = args.metrics {
         let numbers = metrics::Numbers {
-            registry,
-            view,
-            source,
+            registry: Arc::clone(&services.registry),
+            view: services.view.clone(),
+            source: services.source.clone(),
         };
         let listener = bind(address).await?;
         info!(address = %listener.local_addr()?, "metrics");
         let serving = metrics::serve(listener, numbers, shutdown.clone());
         tasks.spawn(async { serving.await.context("metrics") });
     }
-    let (confirm, confirmed) = mpsc::channel(1);
-    let watching = tokio::spawn(files.run(confirmed, shutdown.clone()));
-    let reconciling = tokio::spawn(reconciler.run(shutdown.clone()));
+    Ok(())
+}
 
-    let outcome = supervise(&mut tasks, &mut signals, &confirm, &shutdown).await;
-    shutdown.cancel();
+/// Waits for what was told to end.
+async fn stop(args: &Args, mut tasks: Tasks, working: impl Future<Output = ()>) {
     let stopping = async {
         while tasks.join_next().await.is_some() {}
-        // A commit that has begun is finished.
-        let _ = tokio::join!(watching, reconciling);
+        working.await;
     };
     if tokio::time::timeout(STOP, stopping).await.is_err() {
         warn!("some connections did not end in time");
     }
     let _ = std::fs::remove_file(&args.socket); // the next start removes it otherwise
     info!("stopped");
-    outcome
 }
+
+/// Listeners; none of them ends by itself.
+type Tasks = JoinSet<anyhow::Result<()>>;
 
 /// Signals we act on; without this each of them would end the program at once.
 struct Signals {
@@ -234,7 +274,7 @@ impl Signals {
 
 /// Returns when the controller is to stop: it was told to, or a listener failed.
 async fn supervise(
-    tasks: &mut JoinSet<anyhow::Result<()>>,
+    tasks: &mut Tasks,
     signals: &mut Signals,
     confirm: &mpsc::Sender<()>,
     shutdown: &CancellationToken,

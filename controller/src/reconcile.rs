@@ -26,6 +26,7 @@ use crate::planning::{family_of, grace, number, pool_of, snapshot, wanted_number
 use crate::registry::{Registry, SpeakerState, is_nearly_used_up, size_of};
 use crate::source::files::now;
 use crate::source::{Loaded, SourceState};
+use crate::standing::Lead;
 use crate::store::{self, Commit, Contents, Size, Store, StoreError, StoredResources};
 
 /// After a start nothing is freed for so long (or for the grace time, if that is shorter): speakers
@@ -82,6 +83,7 @@ pub(crate) struct Reconciler {
     registry: Arc<Registry>,
     source: watch::Receiver<SourceState>,
     view: watch::Sender<View>,
+    lead: Lead,
     started: Instant,
     /// What the last plan was made of, and what came of it; good while nothing changes.
     planned: Option<Planned>,
@@ -112,6 +114,8 @@ impl Reconciler {
         contents: Option<Contents>,
         registry: Arc<Registry>,
         source: watch::Receiver<SourceState>,
+        view: watch::Sender<View>,
+        lead: Lead,
     ) -> Reconciler {
         Reconciler {
             store,
@@ -121,17 +125,13 @@ impl Reconciler {
             contents: contents.unwrap_or_default(),
             registry,
             source,
-            view: watch::Sender::default(),
+            view,
+            lead,
             started: Instant::now(),
             planned: None,
             freed: false,
             lost: false,
         }
-    }
-
-    /// Where the newest view can be seen.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<View> {
-        self.view.subscribe()
     }
 
     /// Runs until `shutdown`.
@@ -164,6 +164,7 @@ impl Reconciler {
                     return; // the source is gone: shutting down
                 },
                 () = registry.attention() => {}
+                () = self.lead.changed() => {}
                 () = sleep_until(wake) => {}
             }
             sleep(BREATHE.max(self.store.rest())).await;
@@ -172,6 +173,9 @@ impl Reconciler {
 
     /// One pass over everything. `now` is what [`Clock`] says.
     fn pass(&mut self, now: Millis) {
+        if !self.lead.may_decide() {
+            return; // what is told stays; the next pass comes when it may again
+        }
         let Some(loaded) = self.source.borrow().in_force.clone() else {
             return; // nothing is known, so nothing changes
         };
@@ -452,7 +456,7 @@ impl Reconciler {
 
     fn publish(&self, planned: &Planned, mut problems: Vec<(String, String)>) {
         let loaded = &planned.loaded;
-        problems.extend(planned.problems.iter().cloned());
+        problems.extend(planned.problems.iter().chain(&loaded.problems).cloned());
         let mut nodes: BTreeMap<String, NodeView> = BTreeMap::new();
         for node in loaded.resources.nodes.keys() {
             nodes.entry(node.clone()).or_default().exists = true;

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::identity::{Identity, Trust};
 use crate::registry::{OpenStream, Registry};
 use crate::source::files::now;
+use crate::standing::Lead;
 use crate::tunnel;
 
 /// A speaker that opens a stream says who it is within this.
@@ -27,6 +28,7 @@ const FIRST_REPORT: Duration = Duration::from_secs(10);
 pub(crate) struct Config {
     pub(crate) registry: Arc<Registry>,
     pub(crate) trust: Trust,
+    pub(crate) lead: Lead,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -39,6 +41,8 @@ impl ConfigService for Config {
         &self,
         request: Request<Streaming<pb::NodeReport>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        // First: who stands by need not know who is asking.
+        self.lead.wait(request.metadata()).await?;
         let identity = Identity::of(request.extensions(), self.trust)?;
         let mut reports = request.into_inner();
         let first = timeout(FIRST_REPORT, reports.message())
@@ -72,6 +76,7 @@ impl ConfigService for Config {
         let outgoing = Outgoing {
             config,
             replaced,
+            lead: self.lead.clone(),
             shutdown: self.shutdown.clone(),
             ended: ended.clone(),
             _ends: ended.drop_guard(),
@@ -91,6 +96,7 @@ impl ConfigService for Config {
         &self,
         request: Request<Streaming<pb::TunnelChunk>>,
     ) -> Result<Response<Self::TunnelStream>, Status> {
+        self.lead.check()?;
         let identity = Identity::of(request.extensions(), self.trust)?;
         let named = tunnel::node_of(request.metadata().as_ref())?;
         let node = match (&identity, named) {
@@ -119,6 +125,7 @@ impl ConfigService for Config {
 struct Outgoing {
     config: watch::Receiver<Option<Arc<pb::NodeConfig>>>,
     replaced: CancellationToken,
+    lead: Lead,
     shutdown: CancellationToken,
     ended: CancellationToken,
     /// The version sent last; versions begin at 1.
@@ -141,8 +148,9 @@ impl Outgoing {
                     "another stream of this node took over; is its speaker running twice?",
                 ))),
                 () = self.shutdown.cancelled() => {
-                    return Some(Err(Status::unavailable("the controller is stopping")));
+                    return Some(Err(self.lead.stopping()));
                 }
+                status = self.lead.ended() => return Some(Err(status)),
                 () = self.ended.cancelled() => return None,
                 changed = self.config.changed() => changed.ok()?,
             }

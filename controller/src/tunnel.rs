@@ -26,6 +26,7 @@ use tracing::{debug, info};
 
 use crate::identity::{Identity, Trust};
 use crate::registry::Registry;
+use crate::standing::Lead;
 
 /// Request metadata that says which node is meant.
 const NODE: &str = "routeshare-node";
@@ -125,6 +126,7 @@ async fn carry(
 pub(crate) struct Proxy {
     pub(crate) registry: Arc<Registry>,
     pub(crate) trust: Trust,
+    pub(crate) lead: Lead,
 }
 
 impl NamedService for Proxy {
@@ -151,6 +153,7 @@ impl Service<http::Request<Body>> for Proxy {
 
 impl Proxy {
     async fn forward(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        self.lead.check()?;
         Identity::of(request.extensions(), self.trust)?.check_operator()?;
         let node = node_of(request.headers())?.ok_or_else(|| {
             Status::invalid_argument(format!(

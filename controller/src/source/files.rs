@@ -186,6 +186,7 @@ fn loaded(parsed: api::Parsed, files: Vec<SourceFile>, at: Millis) -> Loaded {
         resources: parsed.resources,
         files,
         warnings: parsed.warnings.iter().map(ToString::to_string).collect(),
+        problems: Vec::new(),
         at,
     }
 }

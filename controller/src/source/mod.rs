@@ -1,7 +1,8 @@
-//! Where the resources come from. Today: files. A source keeps the newest good set of resources in a
+//! Where the resources come from: files, or a Kubernetes cluster. A source keeps the newest good set of resources in a
 //! watch channel, and says why what is there now was refused.
 
 pub(crate) mod files;
+pub(crate) mod kubernetes;
 
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ pub(crate) struct Loaded {
     pub(crate) files: Vec<SourceFile>,
     /// What is allowed but probably not meant.
     pub(crate) warnings: Vec<String>,
+    /// What is wrong with single nodes (name, what) though the rest is in force.
+    pub(crate) problems: Vec<(String, String)>,
     /// When they were read.
     pub(crate) at: Millis,
 }

@@ -119,7 +119,6 @@ impl fmt::Display for Doing {
     }
 }
 
-#[allow(dead_code, reason = "made where the controller runs in a cluster")]
 impl KubernetesStore {
     /// The ledger of the controllers in `namespace`, not yet read. `identity` is who this process is in
     /// the Lease.
@@ -163,6 +162,7 @@ impl KubernetesStore {
     }
 
     /// Counts up with every commit of whichever controller.
+    #[allow(dead_code, reason = "for who writes what follows from a commit")]
     pub(crate) fn generation(&self) -> u64 {
         self.known.as_ref().map_or(0, |known| known.generation)
     }

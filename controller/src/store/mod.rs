@@ -98,7 +98,6 @@ pub(crate) enum Store {
     /// In a file.
     File(FileStore),
     /// In the API server.
-    #[allow(dead_code, reason = "made where the controller runs in a cluster")]
     Kubernetes(Box<KubernetesStore>),
 }
 

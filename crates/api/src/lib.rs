@@ -35,7 +35,7 @@ pub use fabric::{
 pub use limits::{LimitActionSpec, MaxPrefixes, RestartSeconds};
 pub use mistake::Mistake;
 pub use node::NodeSpec;
-pub use parse::{Parsed, SourceFile, parse, parse_without_kubernetes};
+pub use parse::{Parsed, SourceFile, parse, parse_objects, parse_without_kubernetes};
 pub use peer::{
     BfdAuthKind, BfdAuthentication, BfdSpec, LocalAddress, NextHopSpec, PasswordSpec, PeerSpec,
     SecretKey, Shutdown, TcpAoAlgorithm, TcpAoKey, TcpAoSpec, TtlSecurity,

@@ -55,30 +55,82 @@ pub fn parse(files: &[SourceFile]) -> Result<Parsed, Vec<Mistake>> {
     for file in files {
         loaded.read(file);
     }
-    let mut warnings = Vec::new();
-    let mut only_in_kubernetes = Vec::new();
-    check::all(&mut loaded, &mut warnings, &mut only_in_kubernetes);
-    let place = |mistake: &Mistake| {
-        let file = files.iter().position(|file| file.name == mistake.file);
-        (file, mistake.line)
+    loaded.checked(files)
+}
+
+/// The same for objects that some API keeps: every one a file of its own whose lines mean nothing to
+/// anybody, and nodes that need not be read from text because there may be thousands of them. The file
+/// of a node's mistakes is `Node/NAME`.
+///
+/// Where two of them cannot both be right, the later one is told so: of objects in the order of
+/// `files`, of nodes in that of `nodes`.
+///
+/// # Errors
+///
+/// As [`parse`].
+pub fn parse_objects(
+    files: &[SourceFile],
+    nodes: impl IntoIterator<Item = Resource<NodeSpec>>,
+) -> Result<Parsed, Vec<Mistake>> {
+    let mut loaded = Loaded {
+        lineless: true,
+        ..Loaded::default()
     };
-    warnings.sort_by_key(place);
-    only_in_kubernetes.sort_by_key(place);
-    loaded.mistakes.sort_by_key(place);
-    match loaded.fabrics.pop() {
-        Some(fabric) if loaded.mistakes.is_empty() => Ok(Parsed {
-            resources: Resources {
-                fabric: fabric.resource,
-                pools: by_name(loaded.pools),
-                nodes: by_name(loaded.nodes),
-                peers: by_name(loaded.peers),
-                policies: by_name(loaded.policies),
-                advertisements: by_name(loaded.advertisements),
-            },
-            warnings,
-            only_in_kubernetes,
-        }),
-        _ => Err(loaded.mistakes),
+    for file in files {
+        loaded.read(file);
+    }
+    for node in nodes {
+        loaded.node(node);
+    }
+    loaded.checked(files)
+}
+
+impl Loaded {
+    fn checked(mut self, files: &[SourceFile]) -> Result<Parsed, Vec<Mistake>> {
+        let mut warnings = Vec::new();
+        let mut only_in_kubernetes = Vec::new();
+        check::all(&mut self, &mut warnings, &mut only_in_kubernetes);
+        let order: BTreeMap<&str, usize> = files
+            .iter()
+            .enumerate()
+            .map(|(at, file)| (file.name.as_str(), at))
+            .collect();
+        let place = |mistake: &Mistake| (order.get(mistake.file.as_str()).copied(), mistake.line);
+        warnings.sort_by_key(place);
+        only_in_kubernetes.sort_by_key(place);
+        self.mistakes.sort_by_key(place);
+        let mut loaded = self;
+        match loaded.fabrics.pop() {
+            Some(fabric) if loaded.mistakes.is_empty() => Ok(Parsed {
+                resources: Resources {
+                    fabric: fabric.resource,
+                    pools: by_name(loaded.pools),
+                    nodes: by_name(loaded.nodes),
+                    peers: by_name(loaded.peers),
+                    policies: by_name(loaded.policies),
+                    advertisements: by_name(loaded.advertisements),
+                },
+                warnings,
+                only_in_kubernetes,
+            }),
+            _ => Err(loaded.mistakes),
+        }
+    }
+
+    /// Takes in a node that was not written as text.
+    fn node(&mut self, node: Resource<NodeSpec>) {
+        let name = &node.metadata.name;
+        self.named.insert(("Node".to_owned(), name.clone()));
+        let document = Document {
+            file: format!("Node/{name}"),
+            number: 0,
+            resource: format!("Node `{name}`"),
+            root: Node::nothing(),
+        };
+        self.nodes.push(Item {
+            resource: node,
+            document,
+        });
     }
 }
 
@@ -102,6 +154,8 @@ pub(crate) struct Loaded {
     pub(crate) named: BTreeSet<(String, String)>,
     /// Whether something could not even be named, so that nothing can be called missing.
     pub(crate) unnamed: bool,
+    /// Whether lines and numbers of documents mean nothing.
+    lineless: bool,
     pub(crate) mistakes: Vec<Mistake>,
 }
 
@@ -131,9 +185,12 @@ pub(crate) struct Document {
 }
 
 impl Document {
-    /// `file:line` of its beginning.
+    /// `file:line` of its beginning; only the file where lines mean nothing.
     pub(crate) fn place(&self) -> String {
-        format!("{}:{}", self.file, self.root.line)
+        match self.root.line {
+            0 => self.file.clone(),
+            line => format!("{}:{line}", self.file),
+        }
     }
 
     /// Whether the user wrote something there.
@@ -195,7 +252,17 @@ const KINDS: [&str; 6] = [
 impl Loaded {
     fn read(&mut self, file: &SourceFile) {
         for (number, document) in tree::documents(&file.text) {
+            let number = if self.lineless { 0 } else { number };
             match document {
+                Ok(mut root) if self.lineless => {
+                    root.forget_lines();
+                    self.document(Document {
+                        file: file.name.clone(),
+                        number,
+                        resource: String::new(),
+                        root,
+                    });
+                }
                 Ok(root) => self.document(Document {
                     file: file.name.clone(),
                     number,

@@ -47,6 +47,25 @@ impl Node {
         }
     }
 
+    /// Where nothing was written.
+    pub(crate) fn nothing() -> Node {
+        Node {
+            line: 0,
+            source: String::new(),
+            value: Value::Null,
+        }
+    }
+
+    /// Makes every line 0: not known.
+    pub(crate) fn forget_lines(&mut self) {
+        self.line = 0;
+        match &mut self.value {
+            Value::List(items) => items.iter_mut().for_each(Node::forget_lines),
+            Value::Map(entries) => entries.iter_mut().for_each(|(_, node)| node.forget_lines()),
+            _ => {}
+        }
+    }
+
     /// The field of a map.
     pub(crate) fn get(&self, key: &str) -> Option<&Node> {
         match &self.value {

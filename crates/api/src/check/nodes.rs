@@ -11,7 +11,7 @@ use crate::parse::{Document, Item, Loaded};
 
 pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
     let mut addresses: BTreeMap<IpAddr, &Document> = BTreeMap::new();
-    let mut identifiers: BTreeMap<Ipv4Addr, &Document> = BTreeMap::new();
+    let mut identifiers: BTreeMap<Ipv4Addr, &Item<NodeSpec>> = BTreeMap::new();
     let mut subnets: Vec<(Prefix, &Document)> = Vec::new();
     for node in &loaded.nodes {
         let document = &node.document;
@@ -131,7 +131,7 @@ fn in_pool(
 
 fn identifier<'a>(
     node: &'a Item<NodeSpec>,
-    identifiers: &mut BTreeMap<Ipv4Addr, &'a Document>,
+    identifiers: &mut BTreeMap<Ipv4Addr, &'a Item<NodeSpec>>,
     findings: &mut Findings<'_>,
 ) {
     let spec = node.spec();
@@ -150,17 +150,17 @@ fn identifier<'a>(
             "found `0.0.0.0`; allowed: any other IPv4 address, or leave it out",
         );
     }
-    if let Some(other) = identifiers.insert(identifier, document) {
+    if let Some(other) = identifiers.insert(identifier, node) {
         // Two nodes with one address have been told of that already.
-        if spec.router_id.is_some() || !other.has("spec.addresses") {
+        if spec.router_id.is_some() || other.spec().router_id.is_some() {
             findings.mistake(
                 document,
                 "spec.routerId",
                 format!(
                     "{identifier} is the router id of {} ({}) already; sessions between the two would be \
                      refused",
-                    other.resource,
-                    other.place()
+                    other.document.resource,
+                    other.document.place()
                 ),
             );
         }

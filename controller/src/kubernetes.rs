@@ -1,0 +1,230 @@
+//! The controller in a Kubernetes cluster: the API server has the nodes, the resources and what was
+//! given to whom; of several controllers one leads.
+//!
+//! ```text
+//!  leader ─► leading ─► store ─► source::kubernetes ─► reconcile
+//!     └─ Standing ─► every service: answer, or say who leads
+//! ```
+//!
+//! A controller that stands by has listeners and a watch on the Lease, and nothing else. Who stops
+//! leading without having been told to ends: a process that begins anew cannot act on what it knew.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::leader::{Candidate, Elector, Standing};
+use crate::listen::Services;
+use crate::reconcile::{Reconciler, View};
+use crate::registry::Registry;
+use crate::source::SourceState;
+use crate::source::kubernetes::Cluster;
+use crate::standing::Lead;
+use crate::store::Store;
+use crate::store::kubernetes::KubernetesStore;
+use crate::{Args, Signals};
+
+/// How long a leader that stops waits for the next one, to tell its speakers where to go.
+const SUCCESSOR: Duration = Duration::from_secs(3);
+
+/// What is said of the cluster on the command line.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// How to reach the API server; default: KUBECONFIG, else the pod's service account
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    kubeconfig: Option<PathBuf>,
+    /// Namespace of the controller's own objects
+    #[arg(
+        long,
+        value_name = "NAMESPACE",
+        env = "POD_NAMESPACE",
+        default_value = crd::names::NAMESPACE,
+    )]
+    namespace: String,
+    /// This controller's name in the election; default: the host's name
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pod: Option<String>,
+    /// Where speakers and operators reach this controller while it leads; default: POD_IP and the
+    /// port of the first --listen
+    #[arg(long, value_name = "HOST:PORT", requires = "kubernetes")]
+    advertise: Option<String>,
+    /// This pod's address
+    #[arg(long, env = "POD_IP", hide = true)]
+    pod_ip: Option<IpAddr>,
+}
+
+/// Runs until it is told to stop, or must not go on.
+pub(crate) async fn run(args: Args, signals: &mut Signals) -> anyhow::Result<()> {
+    let options = &args.cluster;
+    let client = client(options).await?;
+    let namespace = options.namespace.as_str();
+    let candidate = Candidate::new(options.pod()?, options.address(&args)?);
+    let identity = candidate.identity().to_owned();
+    info!(identity, namespace, "standing by");
+    let elector = Elector::new(candidate, Api::namespaced(client.clone(), namespace));
+    let standing = elector.standing();
+
+    let (view, source) = (watch::Sender::default(), watch::Sender::default());
+    let services = Services {
+        registry: Arc::new(Registry::default()),
+        view: watch::Sender::subscribe(&view),
+        source: watch::Sender::subscribe(&source),
+        lead: Lead::new(standing.clone()),
+        shutdown: CancellationToken::new(),
+    };
+    let mut tasks = JoinSet::new();
+    crate::listen(&args, &services, &mut tasks).await?;
+    let resign = CancellationToken::new();
+    let electing = elector.run(resign.clone(), services.shutdown.clone());
+    tasks.spawn(async move { Ok(electing.await?) });
+
+    let work = Work {
+        client,
+        namespace: namespace.to_owned(),
+        identity,
+        lead: services.lead.clone(),
+        registry: Arc::clone(&services.registry),
+        view,
+        source,
+        stop: CancellationToken::new(),
+    };
+    let stop = work.stop.clone();
+    let mut working = tokio::spawn(work.run(standing.clone()));
+    let (confirm, _never) = mpsc::channel(1);
+    let outcome = tokio::select! {
+        outcome = crate::supervise(&mut tasks, signals, &confirm, &stop) => outcome,
+        ended = &mut working => match ended {
+            Ok(Ok(())) => Err(anyhow::anyhow!("a part of the controller ended; see the log")),
+            Ok(Err(error)) => Err(error),
+            Err(panicked) => Err(panicked).context("a part of the controller panicked"),
+        },
+    };
+    // First nothing is decided any more, then the Lease is free, then the speakers go to whoever has
+    // it: nobody acts on what two say.
+    stop.cancel();
+    let led = matches!(*standing.borrow(), Standing::Leading);
+    if !working.is_finished() {
+        let _ = tokio::time::timeout(crate::STOP, &mut working).await;
+    }
+    resign.cancel();
+    if led && outcome.is_ok() {
+        successor(standing).await;
+    }
+    services.shutdown.cancel();
+    crate::stop(&args, tasks, std::future::ready(())).await;
+    outcome
+}
+
+/// Returns when somebody else leads, or nobody does for a while.
+async fn successor(mut standing: watch::Receiver<Standing>) {
+    let known = |standing: &Standing| matches!(standing, Standing::Standby { leader: Some(_) });
+    let _ = tokio::time::timeout(SUCCESSOR, standing.wait_for(known)).await;
+}
+
+/// What only the leader does.
+struct Work {
+    client: Client,
+    namespace: String,
+    /// Who we are in the Lease.
+    identity: String,
+    lead: Lead,
+    registry: Arc<Registry>,
+    view: watch::Sender<View>,
+    source: watch::Sender<SourceState>,
+    stop: CancellationToken,
+}
+
+impl Work {
+    /// Waits until this controller leads, and works until it is told to stop.
+    async fn run(self, mut standing: watch::Receiver<Standing>) -> anyhow::Result<()> {
+        tokio::select! {
+            () = self.stop.cancelled() => return Ok(()),
+            leading = standing.wait_for(|standing| *standing == Standing::Leading) => drop(leading?),
+        }
+        let store = KubernetesStore::new(
+            self.client.clone(),
+            &self.namespace,
+            self.identity,
+            Handle::current(),
+        );
+        let cluster = Cluster::new(self.client.clone(), self.source);
+        let published = cluster.subscribe();
+        let reconciler = Reconciler::new(
+            Store::Kubernetes(Box::new(store)),
+            None,
+            self.registry,
+            published.state,
+            self.view,
+            self.lead,
+        );
+        let mut tasks = JoinSet::new();
+        tasks.spawn(cluster.run(self.stop.clone()));
+        tasks.spawn(reconciler.run(self.stop.clone()));
+        let ended = tasks.join_next().await;
+        self.stop.cancel();
+        tasks.join_all().await;
+        ended
+            .transpose()
+            .context("a part of the controller panicked")?;
+        Ok(())
+    }
+}
+
+async fn client(options: &Options) -> anyhow::Result<Client> {
+    let mut config = match &options.kubeconfig {
+        Some(path) => {
+            let read = Kubeconfig::read_from(path)
+                .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
+            Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("cannot use the kubeconfig {}", path.display()))?
+        }
+        None => Config::infer().await.context(
+            "cannot tell how to reach the API server: there is neither --kubeconfig, nor KUBECONFIG, \
+             nor a pod's service account",
+        )?,
+    };
+    config.connect_timeout = Some(Duration::from_secs(3));
+    let server = config.cluster_url.clone();
+    Client::try_from(config).with_context(|| format!("cannot talk to the API server {server}"))
+}
+
+impl Options {
+    fn pod(&self) -> anyhow::Result<String> {
+        if let Some(pod) = &self.pod {
+            return Ok(pod.clone());
+        }
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .context("cannot read the host's name; give this controller one by --pod")?;
+        Ok(name.trim().to_owned())
+    }
+
+    /// Where the others are told to come.
+    fn address(&self, args: &Args) -> anyhow::Result<String> {
+        if let Some(address) = &self.advertise {
+            return Ok(address.clone());
+        }
+        let Some(listen) = args.listen.first().or(args.insecure_listen.first()) else {
+            bail!("--kubernetes needs --listen: speakers connect there");
+        };
+        let ip = match (self.pod_ip, listen.ip()) {
+            (Some(ip), _) => ip,
+            (None, ip) if !ip.is_unspecified() => ip,
+            (None, _) => bail!(
+                "where do speakers reach this controller? --listen {listen} does not say: give \
+                 --advertise HOST:PORT, or POD_IP in the environment"
+            ),
+        };
+        Ok(SocketAddr::new(ip, listen.port()).to_string())
+    }
+}
