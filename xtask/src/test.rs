@@ -32,6 +32,8 @@ enum Part {
     Fmt,
     /// Lints; a warning is an error
     Clippy,
+    /// The checked-in CustomResourceDefinitions are those of the types
+    Crds,
     /// Licences, sources and banned crates of what we use
     Deny,
     /// Unit and property tests of every crate
@@ -50,9 +52,10 @@ enum Part {
     Demo,
 }
 
-const PARTS: [Part; 10] = [
+const PARTS: [Part; 11] = [
     Part::Fmt,
     Part::Clippy,
+    Part::Crds,
     Part::Deny,
     Part::Unit,
     Part::Sim,
@@ -71,6 +74,7 @@ impl Part {
         match self {
             Part::Fmt => "formatting",
             Part::Clippy => "lints",
+            Part::Crds => "CustomResourceDefinitions",
             Part::Deny => "licences, sources, banned crates",
             Part::Unit => "unit and property tests",
             Part::Sim => "simulated networks",
@@ -99,6 +103,7 @@ impl Part {
                 "-D",
                 "warnings",
             ]],
+            Part::Crds => return crate::crds::check(),
             Part::Deny => return deny(),
             Part::Unit => &[&[
                 "test",

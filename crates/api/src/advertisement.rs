@@ -7,6 +7,7 @@ use crate::{Selector, SetSpec};
 
 /// What is announced to whom with which attributes. The peers' export policies still decide.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AdvertisementSpec {
     /// Which nodes announce; all when not given.
@@ -20,6 +21,7 @@ pub struct AdvertisementSpec {
     pub node_subnets: Option<NodeSubnets>,
     /// Announce these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Prefix>"))]
     pub prefixes: Vec<Prefix>,
     /// Attributes, set before the export policies are asked.
     #[serde(default)]
@@ -28,6 +30,7 @@ pub struct AdvertisementSpec {
 
 /// Which of the node's subnets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodeSubnets {
     /// Those out of these `Pool`s; all subnets, the Node's static ones too, when not given.

@@ -7,6 +7,7 @@ use crate::values::{AsNumber, AsnRange, Number, Port};
 
 /// The cluster's BGP as a whole; there is exactly one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FabricSpec {
     /// Where a node's AS number comes from, unless the node says its own.
@@ -51,6 +52,7 @@ pub enum AsnSource {
 
 /// A number for each value of a label.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PerRack {
     /// The node's label that names its rack.
@@ -66,6 +68,7 @@ pub struct PerRack {
 
 /// A number for each node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PerNode {
     /// Numbers the controller gives out.
@@ -74,6 +77,7 @@ pub struct PerNode {
 
 /// Who peers with whom.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Topology {
     /// Nodes peer with their rack's routers, as the `Peer`s say; nothing is added.
     #[default]
@@ -85,6 +89,7 @@ pub enum Topology {
 /// Timers of a session, in whole seconds; what is not given comes from the Fabric, and there from
 /// the defaults 90, a third of the hold time, and 5. RFC 4271 §10.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TimersSpec {
     /// The peer is taken for dead after this long without a word; 0 means never.
@@ -101,6 +106,7 @@ pub struct TimersSpec {
 /// Graceful restart; what is not given comes from the Fabric, and there from the defaults: on, 120 s
 /// and 360 s. RFC 4724, RFC 8538.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GracefulRestartSpec {
     /// Whether it is offered.
@@ -121,6 +127,7 @@ pub struct GracefulRestartSpec {
 /// Long-lived graceful restart; what is not given comes from the Fabric, and there from the defaults:
 /// off, but on where a time is given. RFC 9494.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LongLivedSpec {
     /// Whether it is offered.
@@ -150,6 +157,7 @@ impl LongLivedSpec {
 
 /// What a peer is told of long-lived stale routes that does not know what they are. RFC 9494 §4.6.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum UnawarePeers {
     /// Nothing.
     #[default]
@@ -185,6 +193,7 @@ impl<'de> Deserialize<'de> for HoldTime {
 
 /// How the best route is chosen among several. RFC 4271 §9.1.2.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct DecisionSpec {
     /// Compare MED between routes of different neighbour ASes too.
@@ -216,6 +225,7 @@ impl Default for DecisionSpec {
 
 /// Where learned routes go on the nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct KernelSpec {
     /// The routing table; 254 is `main`.

@@ -24,6 +24,8 @@ mod peer;
 mod policy;
 mod pool;
 mod resources;
+#[cfg(feature = "schema")]
+mod schema;
 mod tree;
 mod values;
 

@@ -6,6 +6,7 @@ use crate::values::Number;
 
 /// How many prefixes the other side may send, before import policy. RFC 4486.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MaxPrefixes {
     /// Of IPv4; any number when not given.
@@ -27,6 +28,7 @@ pub struct MaxPrefixes {
 
 /// What becomes of a session whose other side sends more prefixes than it may.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum LimitActionSpec {
     /// It is dropped.
     #[default]

@@ -10,6 +10,7 @@ use crate::{GracefulRestartSpec, MaxPrefixes, PerLabel, Selector, TimersSpec};
 
 /// A session template: every node it selects has one session with the other side.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PeerSpec {
     /// Which nodes have the session; all when not given.
@@ -42,6 +43,7 @@ pub struct PeerSpec {
     pub passive: bool,
     /// Families offered; at least one.
     #[serde(default = "all_families")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Family>"))]
     pub families: Vec<Family>,
     /// Offer IPv4 routes with IPv6 next hops. RFC 8950.
     #[serde(default)]
@@ -103,6 +105,7 @@ pub enum LocalAddress {
 
 /// What NEXT_HOP says in routes sent. RFC 4271 §5.1.3.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum NextHopSpec {
     /// Ourselves towards eBGP and for routes of our own; unchanged towards iBGP.
     #[default]
@@ -116,6 +119,7 @@ pub enum NextHopSpec {
 
 /// Where a key is. The key itself stands in no resource.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PasswordSpec {
     /// A file on the node that holds the key, 1 to 80 octets; an absolute path. One newline at its
@@ -129,6 +133,7 @@ pub struct PasswordSpec {
 
 /// A key in a Kubernetes Secret of the controller's namespace, of type `routeshare.io/key`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretKey {
     /// The Secret's name.
@@ -139,6 +144,7 @@ pub struct SecretKey {
 
 /// Keys for TCP-AO. RFC 5925.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TcpAoSpec {
     /// At least one. The other side is asked to use the first; all are accepted.
@@ -147,6 +153,7 @@ pub struct TcpAoSpec {
 
 /// A key for TCP-AO, and its numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TcpAoKey {
     /// Its number in segments that we send: the other side's `receiveId`.
@@ -167,6 +174,7 @@ pub struct TcpAoKey {
 
 /// How segments are signed with TCP-AO. RFC 5926.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum TcpAoAlgorithm {
     /// HMAC-SHA-1-96.
     #[default]
@@ -178,6 +186,7 @@ pub enum TcpAoAlgorithm {
 /// The generalised TTL security mechanism: both sides send with TTL 255, which no router on the way
 /// lets through undiminished, and drop what has come over more hops than these. RFC 5082.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct TtlSecurity {
     /// How far away the other side is at most: 1 is on the same link.
@@ -196,6 +205,7 @@ impl Default for TtlSecurity {
 /// not given comes from the Fabric, and there from the defaults 300 ms, 300 ms, and 3. RFC 5880,
 /// RFC 5882.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct BfdSpec {
     /// Whether there is one; `true` when not given.
@@ -226,6 +236,7 @@ pub struct BfdSpec {
 
 /// How BFD packets are authenticated. RFC 5880 §6.7.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BfdAuthentication {
     /// Which kind.
@@ -244,6 +255,7 @@ pub struct BfdAuthentication {
 
 /// Kinds of BFD authentication. RFC 5880 §6.7.4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum BfdAuthKind {
     /// A packet may be repeated by somebody for a while.
     KeyedSha1,
@@ -253,6 +265,7 @@ pub enum BfdAuthKind {
 
 /// Why a session is administratively down. RFC 9003.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Shutdown {
     /// Sent to the peer; at most 255 octets.

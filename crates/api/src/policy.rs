@@ -10,6 +10,7 @@ use crate::values::{AnyCommunity, AsNumber, Number};
 /// Rules for routes received or sent, in order. The first rule that matches and does not continue
 /// decides; a route that none decides is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RoutePolicySpec {
     /// In order.
@@ -18,6 +19,7 @@ pub struct RoutePolicySpec {
 
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RuleSpec {
     /// What `bgpctl explain` calls it; `rule 1` and so on when not given.
@@ -35,6 +37,7 @@ pub struct RuleSpec {
 
 /// What becomes of a matching route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum ActionSpec {
     /// Accepted by this policy.
     Accept,
@@ -46,6 +49,7 @@ pub enum ActionSpec {
 
 /// Conditions; all that are given must hold, each list holds when one of its members does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct MatchSpec {
     /// The destination.
@@ -53,15 +57,25 @@ pub struct MatchSpec {
     pub prefixes: Vec<PrefixSpec>,
     /// Family of the destination.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Family>"))]
     pub families: Vec<Family>,
     /// Any of these communities.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Community>"))]
     pub communities: Vec<Community>,
     /// Any of these large communities.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "Vec<crate::schema::LargeCommunity>")
+    )]
     pub large_communities: Vec<LargeCommunity>,
     /// Any of these extended communities.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "Vec<crate::schema::ExtendedCommunity>")
+    )]
     pub extended_communities: Vec<ExtendedCommunity>,
     /// Any of these stands in AS_PATH.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -88,9 +102,11 @@ pub struct MatchSpec {
 
 /// A destination and the lengths allowed within it: `prefix` alone means exactly this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PrefixSpec {
     /// Holds the destination.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Prefix"))]
     pub prefix: Prefix,
     /// Shortest length allowed; that of `prefix` when not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,6 +137,7 @@ impl PrefixSpec {
 
 /// Bounds of a length.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LengthSpec {
     /// At least.
@@ -133,6 +150,7 @@ pub struct LengthSpec {
 
 /// Where a route came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum SourceSpec {
     /// Ourselves.
     Local,
@@ -146,6 +164,7 @@ pub enum SourceSpec {
 
 /// Changes made to a route. Communities are cleared first, then removed, then added.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct SetSpec {
     /// LOCAL_PREF; higher wins.
@@ -179,6 +198,7 @@ pub struct SetSpec {
 
 /// An AS number put in front of AS_PATH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PrependSpec {
     /// Which; the node's own when not given.
@@ -199,6 +219,7 @@ pub enum SetNextHop {
 
 /// ORIGIN. RFC 4271 §5.1.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum OriginSpec {
     /// Interior to the originating AS.
     #[serde(rename = "IGP")]

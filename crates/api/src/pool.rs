@@ -8,9 +8,11 @@ use crate::values::Number;
 
 /// Address space that nodes get subnets out of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PoolSpec {
     /// The address space; at least one, of either family.
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Prefix>"))]
     pub prefixes: Vec<Prefix>,
     /// How long the prefix of a node's subnet is.
     #[serde(default)]
@@ -23,6 +25,7 @@ pub struct PoolSpec {
     pub node_selector: Selector,
     /// Parts of the prefixes that are never given out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Prefix>"))]
     pub reserved: Vec<Prefix>,
     /// Whether packets between nodes are wrapped.
     #[serde(default)]
@@ -31,6 +34,7 @@ pub struct PoolSpec {
 
 /// How long the prefix of a node's subnet is, for each family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct NodeSubnetLength {
     /// Bits of an IPv4 subnet.
@@ -62,6 +66,7 @@ impl Default for NodeSubnetLength {
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Purpose {
     /// Containers on the node.
     #[default]
@@ -70,6 +75,7 @@ pub enum Purpose {
 
 /// Whether packets between nodes are wrapped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Encapsulation {
     /// Never: plain routes.
     #[default]

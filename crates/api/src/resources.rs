@@ -63,6 +63,7 @@ pub struct Metadata {
 
 /// Which nodes or peers are meant. Everything that is given must hold; nothing given means all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Selector {
     /// One of these names.
@@ -78,6 +79,7 @@ pub struct Selector {
 
 /// A condition on one label, as in Kubernetes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Expression {
     /// The label.
@@ -91,6 +93,7 @@ pub struct Expression {
 
 /// How a label is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Operator {
     /// The value is one of those given.
     In,
@@ -137,6 +140,7 @@ impl Expression {
 
 /// A value for each value of a label: `{label: rack, values: {a: 10.1.0.1, b: 10.2.0.1}}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PerLabel<T> {
     /// The node's label that is looked at.

@@ -10,6 +10,7 @@
 //! - [`conditions`]: `Accepted`, `Programmed`, `Degraded`.
 
 pub mod conditions;
+mod definition;
 mod kind;
 pub mod names;
 mod node_status;
@@ -17,6 +18,7 @@ mod node_subnets;
 mod object;
 mod written;
 
+pub use definition::DefinitionError;
 pub use kind::{KINDS, Kind, WRITTEN_BY_USERS};
 pub use node_status::{NodeState, NodeStatus, Problem, SessionState, SubnetState, Version};
 pub use node_subnets::{Family, NodeSubnet, NodeSubnets, NodeSubnetsSpec, State};
