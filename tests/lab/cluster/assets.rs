@@ -118,6 +118,7 @@ pub fn ensure(tell: &dyn Fn(Progress<'_>)) -> anyhow::Result<()> {
     }
     packages::ensure(&[GO], |text| tell(Progress::Step(text)))
         .context("Kubernetes is built from its Go modules")?;
+    check_go()?;
     tell(Progress::Step(&format!(
         "building Kubernetes {} and etcd into {} (once; 8 to 10 minutes on two cores)",
         version()?,
@@ -156,6 +157,36 @@ fn version() -> anyhow::Result<&'static str> {
         .find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes "))
         .and_then(|rest| rest.split_whitespace().next())
         .context("tests/cluster/kube/go.mod names no version of k8s.io/kubernetes")
+}
+
+/// The Go that go.mod asks for, or a newer one.
+fn check_go() -> anyhow::Result<()> {
+    let needed = GO_MOD.lines().find_map(|line| line.strip_prefix("go "));
+    let needed = needed.context("tests/cluster/kube/go.mod does not say which Go it needs")?;
+    let advice = || {
+        format!(
+            "Kubernetes is built by Go {needed} or newer; install that (https://go.dev/dl, or your \
+             distribution's backports) and put it into PATH or /usr/local/go, or let go get it \
+             (GOTOOLCHAIN=auto, from Go 1.21 on), or set {VARIABLE} to a directory with the programs"
+        )
+    };
+    let said = output(&mut go(&["version"])?).with_context(advice)?;
+    let found = said.split_whitespace().nth(2).unwrap_or_default();
+    let found = found.trim_start_matches("go");
+    anyhow::ensure!(
+        numbers(found) >= numbers(needed),
+        "this is Go {found}. {}",
+        advice()
+    );
+    Ok(())
+}
+
+/// `1.26.8` as numbers; what is none ends it.
+fn numbers(version: &str) -> Vec<u32> {
+    version
+        .split('.')
+        .map_while(|part| part.parse().ok())
+        .collect()
 }
 
 fn go(arguments: &[&str]) -> anyhow::Result<Command> {
@@ -240,6 +271,13 @@ mod tests {
         for asset in &ASSETS {
             assert!(tools.contains(asset.package), "{}", asset.package);
         }
+    }
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        assert!(numbers("1.26.0") > numbers("1.9.12"));
+        assert!(numbers("1.19") < numbers("1.26.0"));
+        assert_eq!(numbers("1.26rc1"), [1]);
     }
 
     #[test]
