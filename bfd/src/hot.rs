@@ -85,13 +85,13 @@ impl Handle {
     }
 }
 
-/// Opens the sockets and starts the thread. `records` are of the process before this one; `store` is
-/// for the one after it.
+/// Starts the thread. `records` are of the process before this one; `store` is for the one after it.
 ///
 /// # Errors
 ///
-/// When a port is taken or the kernel refuses.
+/// When the kernel refuses.
 pub(crate) fn start(
+    receivers: Vec<Receiver>,
     priority: u8,
     control_plane_independent: bool,
     records: &[Record],
@@ -101,7 +101,6 @@ pub(crate) fn start(
     mpsc::UnboundedReceiver<Told>,
     std::thread::JoinHandle<()>,
 )> {
-    let receivers = Receiver::all()?;
     let (waker, woken) = UnixStream::pair()?;
     waker.set_nonblocking(true)?;
     woken.set_nonblocking(true)?;

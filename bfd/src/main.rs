@@ -4,7 +4,8 @@
 //! - `hot.rs`: the thread that packets go through;
 //! - `udp.rs`: its sockets; `echo.rs`: those of the Echo function; `realtime.rs`: its priority;
 //! - `last_life.rs`: what the next process needs to go on with the sessions;
-//! - `control.rs`: the speaker's side; `desired.rs`: what it wants; `socket.rs`: where it asks.
+//! - `control.rs`: the speaker's side; `desired.rs`: what it wants; `socket.rs`: where it asks;
+//! - `turn.rs`: one process at a time.
 
 mod control;
 mod desired;
@@ -13,6 +14,7 @@ mod hot;
 mod last_life;
 mod realtime;
 mod socket;
+mod turn;
 mod udp;
 
 use std::io::IsTerminal as _;
@@ -51,6 +53,10 @@ struct Args {
     /// name now. SIGUSR1: AdminDown, exit code 100.)
     #[arg(long, value_enum, default_value = "coming-back")]
     on_stop: Departure,
+    /// Where another process serves the socket, wait until it ends and go on with its sessions, as the
+    /// pods of a rolling update do.
+    #[arg(long)]
+    take_turns: bool,
     /// Log as JSON, one object a line.
     #[arg(long)]
     log_json: bool,
@@ -83,10 +89,20 @@ enum Departure {
 
 async fn run(args: Args, program: PathBuf) -> anyhow::Result<ExitCode> {
     // Before anything is opened, so that no signal finds us unprepared.
-    let stop = stop_signal(args.on_stop)?;
+    let mut stop = std::pin::pin!(stop_signal(args.on_stop)?);
+    let turn = tokio::select! {
+        turn = turn::Turn::take(&args.socket, args.take_turns) => turn?,
+        _ = &mut stop => {
+            tracing::info!("stopped before its turn came");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     let listener = socket::bind(&args.socket).await?;
     let place = Place::beside(&args.socket);
     let last_life = place.read();
+    let receivers = turn
+        .after_the_last(udp::Receiver::all)
+        .context("cannot receive BFD packets; another BFD daemon may be running on this host")?;
     let store = Store::create(&place);
     if let Err(error) = &store {
         tracing::warn!(%error, "sessions are not remembered: after a restart they begin anew");
@@ -94,8 +110,9 @@ async fn run(args: Args, program: PathBuf) -> anyhow::Result<ExitCode> {
     // The C bit: sessions that outlive their subscriber do not share its fate.
     let independent = args.grace_seconds > 0;
     let records = &last_life.records;
-    let (hot, told, thread) = hot::start(args.realtime_priority, independent, records, store.ok())
-        .context("cannot receive BFD packets; another BFD daemon may be running on this host")?;
+    let priority = args.realtime_priority;
+    let (hot, told, thread) = hot::start(receivers, priority, independent, records, store.ok())
+        .context("cannot start the thread that packets go through")?;
     if let Some(wanted) = &last_life.wanted {
         tracing::info!(
             sessions = wanted.sessions.len(),
@@ -112,7 +129,7 @@ async fn run(args: Args, program: PathBuf) -> anyhow::Result<ExitCode> {
     let departure = tokio::select! {
         result = server => return result.map(|()| ExitCode::FAILURE).context("the socket is closed"),
         _ = keeper => anyhow::bail!("the thread of the packets has ended"),
-        departure = stop => departure,
+        departure = &mut stop => departure,
     };
     let leaving = departure == Departure::Leaving;
     hot.order(hot::Order::Stop { leaving });

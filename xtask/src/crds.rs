@@ -76,12 +76,21 @@ fn files() -> anyhow::Result<Vec<(PathBuf, String)>> {
         .into_iter()
         .map(file)
         .collect::<anyhow::Result<_>>()?;
+    // Helm reads nothing outside of the chart.
+    let chart = root().join("deploy/helm/routeshare/files/crds");
+    let copies = files.iter().filter_map(|(path, text)| {
+        let name = path.file_name()?;
+        Some((chart.join(name), text.clone()))
+    });
+    let copies: Vec<_> = copies.collect();
+    files.extend(copies);
     let names: String = crd::KINDS
         .map(|kind| format!("- {}.yaml\n", kind.plural()))
         .concat();
     let text = format!(
         "{MADE}apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n{names}"
     );
-    files.push((folder.join("kustomization.yaml"), text));
+    // Without `.yaml`: `kubectl apply -f deploy/crds` would take it for a manifest.
+    files.push((folder.join("Kustomization"), text));
     Ok(files)
 }

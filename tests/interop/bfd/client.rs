@@ -81,19 +81,47 @@ impl Bfd {
         Bfd::start_at(machine, directory.join("bfd.sock"), &log, &[])
     }
 
+    /// The pod of a rolling update that is there before the last one has ended: it waits, until
+    /// [`answers`](Bfd::answers). `log` is the name of its log.
+    pub(crate) fn start_as_next(
+        machine: &Namespace,
+        directory: &Path,
+        name: &str,
+        log: &str,
+    ) -> Bfd {
+        let socket = directory.join(format!("{name}.bfd.sock"));
+        let log = directory.join(log);
+        let next = Bfd::launch(machine, socket, &log, &["--take-turns"]);
+        wait_for("the next one to wait", SOON, || {
+            let log = next.daemon.log_tail();
+            anyhow::ensure!(log.contains("another process has the sessions"), "{log}");
+            Ok(())
+        });
+        next
+    }
+
     fn start_at(machine: &Namespace, socket: PathBuf, log: &Path, arguments: &[&str]) -> Bfd {
+        let bfd = Bfd::launch(machine, socket, log, arguments);
+        bfd.answers();
+        bfd
+    }
+
+    fn launch(machine: &Namespace, socket: PathBuf, log: &Path, arguments: &[&str]) -> Bfd {
         let mut command = machine.command(program("routeshare-bfd").unwrap());
         command.arg("--socket").arg(&socket).args(arguments);
-        let bfd = Bfd {
+        Bfd {
             daemon: machine.start("routeshare-bfd", command, log).unwrap(),
             socket,
             runtime: Runtime::new().unwrap(),
             stream: None,
-        };
+        }
+    }
+
+    /// Waits until it answers on its socket.
+    pub(crate) fn answers(&self) {
         wait_for("routeshare-bfd to answer", SOON, || {
-            bfd.runtime.block_on(connect(&bfd.socket))
+            self.runtime.block_on(connect(&self.socket))
         });
-        bfd
     }
 
     /// Subscribes if need be, says what is wanted, and waits until those are the sessions.

@@ -90,6 +90,45 @@ fn another_process_goes_on_with_the_sessions_and_the_other_side_misses_nothing()
 }
 
 #[test]
+fn in_a_rolling_update_the_next_process_waits_for_its_turn_and_the_other_side_misses_nothing() {
+    let lab = Lab::new().unwrap();
+    let (left, right) = pair(&lab);
+    let mut a = Bfd::start(&left, lab.directory(), "left");
+    let mut b = Bfd::start(&right, lab.directory(), "right");
+    let patient = |remote| client::with(wanted(remote, 300), |it| it.multiplier = PATIENCE);
+    a.want(vec![patient("10.0.0.2")]);
+    b.want(vec![patient("10.0.0.1")]);
+    a.wait_for("10.0.0.2", "Up");
+    let before = b.wait_for("10.0.0.1", "Up");
+    for (killed, log) in [(false, "second.log"), (true, "third.log")] {
+        let next = Bfd::start_as_next(&left, lab.directory(), "left", log);
+        match killed {
+            false => a.stop(),
+            true => a.kill(),
+        }
+        a = next;
+        a.answers();
+        a.answer(); // it has begun, and logged what with
+        let silent = a.silent_millis().expect("it goes on with what was left");
+        println!(
+            "killed: {killed}; nothing was sent for {silent} ms, up to 300 of which were pace"
+        );
+        let received = b.session("10.0.0.1").received;
+        wait_for("ten more packets to arrive", SOON, || {
+            let now = b.session("10.0.0.1").received;
+            anyhow::ensure!(now >= received + 10, "{now} after {received}");
+            Ok(())
+        });
+        assert_eq!(a.session("10.0.0.2").state, "Up");
+        let after = b.session("10.0.0.1");
+        assert_eq!(
+            (after.state, after.downs),
+            (before.state.clone(), before.downs)
+        );
+    }
+}
+
+#[test]
 fn a_path_that_dies_while_nobody_watches_or_listens_is_told_to_the_next_subscriber() {
     let lab = Lab::new().unwrap();
     let (left, right) = pair(&lab);
