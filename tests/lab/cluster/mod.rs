@@ -262,8 +262,12 @@ impl Cluster {
     /// When one is refused, with the server's reason.
     pub fn apply_directory(&self, directory: &str) -> anyhow::Result<()> {
         let path = repository().join(directory);
+        let files = match path.join("kustomization.yaml").exists() {
+            true => "-k",
+            false => "-f",
+        };
         let path = path.to_str().context("a path that is no text")?;
-        self.kubectl(&["apply", "--server-side", "-f", path])?;
+        self.kubectl(&["apply", "--server-side", files, path])?;
         let wait = ["wait", "--for=condition=Established", "--timeout=60s"];
         let crds = self.kubectl(&["get", "crds", "-o", "name"])?;
         let crds: Vec<&str> = crds.split_whitespace().collect();
