@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lab::{Namespace, wait_for};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 
 use super::machines::{Machines, POD_1, POD_2};
 use crate::host::SOON;
@@ -15,6 +17,8 @@ use crate::host::SOON;
 /// How many packets a flow has in a second: two families, so 2,000 in each direction.
 pub(super) const PACKETS_PER_SECOND: u32 = 1000;
 const PORT: u16 = 9000;
+/// Of a receiver, in octets: some thousands of packets, as the kernel counts them.
+const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// Packets between the pods, both ways and by both families.
 pub(super) struct Traffic {
@@ -170,6 +174,8 @@ fn socket(on: &Namespace, address: &str, port: u16) -> UdpSocket {
     let socket = wait_for("the port to be free", SOON, || {
         Ok(on.within(|| UdpSocket::bind(SocketAddr::new(address, port)))??)
     });
+    // A reader that a busy machine does not let run for a second must not lose what has arrived.
+    setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).unwrap();
     let quiet = Duration::from_millis(500);
     socket.set_read_timeout(Some(quiet)).unwrap();
     socket
