@@ -10,7 +10,7 @@ use proto::controller::v1::admin_service_server::AdminService;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use crate::identity::{Identity, Trust};
+use crate::identity::Trust;
 use crate::reconcile::View;
 use crate::registry::{Registry, SpeakerState, size_of};
 use crate::source::SourceState;
@@ -35,7 +35,7 @@ impl AdminService for Admin {
         &self,
         request: Request<pb::GetStatusRequest>,
     ) -> Result<Response<pb::Status>, Status> {
-        self.check(&request)?;
+        self.check(&request).await?;
         let view = self.view.borrow().clone();
         let source = self.source.borrow().clone();
         Ok(Response::new(status(
@@ -49,7 +49,7 @@ impl AdminService for Admin {
         &self,
         request: Request<pb::ListNodesRequest>,
     ) -> Result<Response<pb::ListNodesResponse>, Status> {
-        self.check(&request)?;
+        self.check(&request).await?;
         let view = self.view.borrow().clone();
         let nodes = nodes(&view, &self.registry.states());
         Ok(Response::new(pb::ListNodesResponse { nodes }))
@@ -59,7 +59,7 @@ impl AdminService for Admin {
         &self,
         request: Request<pb::ListSubnetsRequest>,
     ) -> Result<Response<pb::ListSubnetsResponse>, Status> {
-        self.check(&request)?;
+        self.check(&request).await?;
         let view = self.view.borrow().clone();
         let subnets = subnets(&view, &self.registry.states());
         Ok(Response::new(pb::ListSubnetsResponse { subnets }))
@@ -69,7 +69,7 @@ impl AdminService for Admin {
         &self,
         request: Request<pb::GetNodeConfigRequest>,
     ) -> Result<Response<pb::NodeConfig>, Status> {
-        self.check(&request)?;
+        self.check(&request).await?;
         let node = request.into_inner().node;
         let view = self.view.borrow().clone();
         if let Some(config) = view.configs.get(&node) {
@@ -86,9 +86,11 @@ impl AdminService for Admin {
 }
 
 impl Admin {
-    fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
+    async fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
         self.lead.check()?;
-        Identity::of(request.extensions(), self.trust)?.check_operator()
+        let headers = request.metadata().as_ref();
+        let identity = self.trust.identify(headers, request.extensions());
+        identity.await?.check_operator()
     }
 }
 

@@ -2,22 +2,32 @@
 //!
 //! On the TLS port the client's certificate says it: organisation `routeshare:nodes` with the node's
 //! name as common name, or organisation `routeshare:operators`. TLS itself has checked that the
-//! certificate is of our authority. The Unix socket (mode 0600) and the plaintext port (which exists
-//! only when asked for) trust everybody who can connect.
+//! certificate is of our authority. In Kubernetes a service-account token says it as well (`tokens`). The
+//! Unix socket (mode 0600) and the plaintext port (which exists only when asked for) trust everybody who
+//! can connect.
+
+mod tokens;
+
+use std::pin::Pin;
+use std::sync::Arc;
 
 use tonic::Status;
-use tonic::codegen::http::Extensions;
+use tonic::codegen::http::{Extensions, HeaderMap};
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+pub(crate) use tokens::Tokens;
 
 const NODES: &str = "routeshare:nodes";
 const OPERATORS: &str = "routeshare:operators";
 
 /// How a listener finds out who is asking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub(crate) enum Trust {
     /// By the client's certificate.
     Certificates,
+    /// By the token that comes with a request, or else by the client's certificate.
+    Tokens(Arc<Tokens>),
     /// Not at all: whoever can connect may do everything.
     Everybody,
 }
@@ -33,36 +43,83 @@ pub(crate) enum Identity {
     Trusted,
 }
 
-impl Identity {
-    /// Who sent the request with these extensions.
+/// Resolves with what a client is told when its stream ends.
+pub(crate) type Ending = Pin<Box<dyn Future<Output = Status> + Send>>;
+
+impl Trust {
+    /// Who sent the request with these headers and extensions.
     ///
     /// # Errors
     ///
-    /// `PermissionDenied` when the certificate is of no use here.
-    pub(crate) fn of(extensions: &Extensions, trust: Trust) -> Result<Identity, Status> {
-        if trust == Trust::Everybody {
-            return Ok(Identity::Trusted);
+    /// `Unauthenticated` or `PermissionDenied` when what it shows is of no use here, `Unavailable` when
+    /// that cannot be found out now.
+    pub(crate) async fn identify(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<Identity, Status> {
+        match self {
+            Trust::Everybody => Ok(Identity::Trusted),
+            Trust::Certificates => of_client(extensions),
+            Trust::Tokens(tokens) => match bearer(headers)? {
+                Some(token) => tokens.identify(token).await,
+                None => of_client(extensions),
+            },
         }
-        let certificates = extensions
-            .get::<TlsConnectInfo<TcpConnectInfo>>()
-            .and_then(TlsConnectInfo::peer_certs)
-            .ok_or_else(|| Status::unauthenticated("no client certificate"))?;
-        let certificate = certificates
-            .first()
-            .ok_or_else(|| Status::unauthenticated("no client certificate"))?;
-        of_certificate(certificate.as_ref())
     }
 
+    /// When a stream that was opened with these headers must end, because who opened it has to show
+    /// something newer.
+    pub(crate) fn ending(&self, headers: &HeaderMap) -> Ending {
+        if let Trust::Tokens(tokens) = self
+            && let Ok(Some(token)) = bearer(headers)
+            && let Some(expires) = tokens::expires(token)
+        {
+            return Box::pin(Arc::clone(tokens).outlived(expires));
+        }
+        Box::pin(std::future::pending())
+    }
+}
+
+/// Metadata that shows a token. RFC 6750 §2.1.
+pub(crate) const AUTHORIZATION: &str = "authorization";
+
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Status> {
+    let Some(value) = headers.get(AUTHORIZATION) else {
+        return Ok(None);
+    };
+    let token = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.strip_prefix("Bearer "));
+    token
+        .map(Some)
+        .ok_or_else(|| Status::unauthenticated("metadata `authorization` is not `Bearer TOKEN`"))
+}
+
+fn of_client(extensions: &Extensions) -> Result<Identity, Status> {
+    let certificates = extensions
+        .get::<TlsConnectInfo<TcpConnectInfo>>()
+        .and_then(TlsConnectInfo::peer_certs);
+    match certificates.as_ref().and_then(|all| all.first()) {
+        Some(certificate) => of_certificate(certificate.as_ref()),
+        None => Err(Status::unauthenticated(
+            "this client shows neither a certificate nor, in Kubernetes, a service account's token",
+        )),
+    }
+}
+
+impl Identity {
     /// Whether this may be the speaker of `node`.
     pub(crate) fn check_node(&self, node: &str) -> Result<(), Status> {
         match self {
             Identity::Node(name) if name == node => Ok(()),
             Identity::Node(name) => Err(Status::permission_denied(format!(
-                "the certificate is that of node {name}; it cannot be used for node {node}"
+                "this client is the speaker of node {name}, and nobody of node {node}"
             ))),
             Identity::Operator(name) => Err(Status::permission_denied(format!(
-                "the certificate is that of operator {name}; speakers need one of a node \
-                 (bgpctl pki node)"
+                "this client is operator {name}, and no speaker; speakers show a node's certificate \
+                 (bgpctl pki node) or the token of their pod"
             ))),
             Identity::Trusted => Ok(()),
         }
@@ -72,8 +129,8 @@ impl Identity {
     pub(crate) fn check_operator(&self) -> Result<(), Status> {
         match self {
             Identity::Node(name) => Err(Status::permission_denied(format!(
-                "the certificate is that of node {name}; this needs one of an operator \
-                 (bgpctl pki operator)"
+                "this client is the speaker of node {name}; this is for operators, who show a certificate \
+                 (bgpctl pki operator) or a token of service account routeshare-operator"
             ))),
             Identity::Operator(_) | Identity::Trusted => Ok(()),
         }

@@ -23,16 +23,20 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::authority::{Keeper, Limits};
+use crate::identity::{Tokens, Trust};
 use crate::leader::{Candidate, Elector, Standing};
 use crate::listen::Services;
 use crate::reconcile::{Reconciler, View};
 use crate::registry::Registry;
+use crate::secrets::Secrets;
 use crate::source::SourceState;
 use crate::source::kubernetes::Cluster;
 use crate::standing::Lead;
 use crate::store::Store;
 use crate::store::kubernetes::KubernetesStore;
-use crate::{Args, Signals};
+use crate::tls::{self, Tls};
+use crate::{Args, Guard, Signals};
 
 /// How long a leader that stops waits for the next one, to tell its speakers where to go.
 const SUCCESSOR: Duration = Duration::from_secs(3);
@@ -61,6 +65,33 @@ pub(crate) struct Options {
     /// This pod's address
     #[arg(long, env = "POD_IP", hide = true)]
     pod_ip: Option<IpAddr>,
+    /// A further name or address by which speakers and operators reach the controllers, for the
+    /// certificate that is made where --ca, --cert and --key are not given; may be given again
+    #[arg(long, value_name = "NAME", requires = "kubernetes")]
+    serving_name: Vec<String>,
+    /// How long an authority for such certificates is good; the next one is made in time
+    #[arg(long, value_name = "TIME", default_value = "365d", value_parser = duration)]
+    ca_validity: Duration,
+    /// How long such a certificate is good; another one is made in time
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    certificate_validity: Duration,
+    /// How long everybody has to learn of the next authority before it is used (kubelet takes up to two
+    /// minutes)
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    ca_publish: Duration,
+}
+
+/// Reads `30s`, `10m`, `24h` or `365d`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
+    let read = units.into_iter().find_map(|(unit, seconds)| {
+        let count: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        count.checked_mul(seconds)
+    });
+    match read {
+        Some(seconds @ 1..=3_153_600_000) => Ok(Duration::from_secs(seconds)),
+        _ => Err("allowed: a whole number and s, m, h or d, such as 30s or 365d".to_owned()),
+    }
 }
 
 /// Runs until it is told to stop, or must not go on.
@@ -80,10 +111,12 @@ pub(crate) async fn run(args: Args, signals: &mut Signals) -> anyhow::Result<()>
         view: watch::Sender::subscribe(&view),
         source: watch::Sender::subscribe(&source),
         lead: Lead::new(standing.clone()),
+        secrets: Some(Arc::new(Secrets::new(namespace))),
         shutdown: CancellationToken::new(),
     };
     let mut tasks = JoinSet::new();
-    crate::listen(&args, &services, &mut tasks).await?;
+    let guard = guard(&args, &client, &services.shutdown, &mut tasks)?;
+    crate::listen(&args, &services, &guard, &mut tasks).await?;
     let resign = CancellationToken::new();
     let electing = elector.run(resign.clone(), services.shutdown.clone());
     tasks.spawn(async move { Ok(electing.await?) });
@@ -94,6 +127,7 @@ pub(crate) async fn run(args: Args, signals: &mut Signals) -> anyhow::Result<()>
         identity,
         lead: services.lead.clone(),
         registry: Arc::clone(&services.registry),
+        secrets: services.secrets.clone(),
         view,
         source,
         stop: CancellationToken::new(),
@@ -125,6 +159,41 @@ pub(crate) async fn run(args: Args, signals: &mut Signals) -> anyhow::Result<()>
     outcome
 }
 
+/// Tokens say who is there, or certificates of the authority that was given; without one the controllers
+/// keep their own.
+fn guard(
+    args: &Args,
+    client: &Client,
+    shutdown: &CancellationToken,
+    tasks: &mut crate::Tasks,
+) -> anyhow::Result<Guard> {
+    let options = &args.cluster;
+    let tls = match args.tls_files(true) {
+        Some(files) => Tls::Files(tls::Files::new(files)?),
+        None => {
+            let limits = Limits {
+                authority: options.ca_validity,
+                certificate: options.certificate_validity,
+                publish: options.ca_publish,
+            };
+            let addresses = args.listen.iter().map(SocketAddr::ip);
+            let addresses = addresses.filter(|ip| !ip.is_unspecified());
+            let addresses = addresses.chain(options.pod_ip).map(|ip| ip.to_string());
+            let names = options.serving_name.iter().cloned().chain(addresses);
+            let (keeper, issued) =
+                Keeper::new(client.clone(), &options.namespace, names.collect(), limits);
+            let shutdown = shutdown.clone();
+            tasks.spawn(async { Ok(keeper.run(shutdown).await) });
+            Tls::Issued(issued)
+        }
+    };
+    let tokens = Tokens::new(client.clone(), options.namespace.clone());
+    Ok(Guard {
+        tls: Some(Arc::new(tls)),
+        trust: Trust::Tokens(Arc::new(tokens)),
+    })
+}
+
 /// Returns when somebody else leads, or nobody does for a while.
 async fn successor(mut standing: watch::Receiver<Standing>) {
     let known = |standing: &Standing| matches!(standing, Standing::Standby { leader: Some(_) });
@@ -139,6 +208,7 @@ struct Work {
     identity: String,
     lead: Lead,
     registry: Arc<Registry>,
+    secrets: Option<Arc<Secrets>>,
     view: watch::Sender<View>,
     source: watch::Sender<SourceState>,
     stop: CancellationToken,
@@ -170,6 +240,9 @@ impl Work {
         let mut tasks = JoinSet::new();
         tasks.spawn(cluster.run(self.stop.clone()));
         tasks.spawn(reconciler.run(self.stop.clone()));
+        if let Some(secrets) = self.secrets {
+            tasks.spawn(secrets.run(self.client, self.stop.clone()));
+        }
         let ended = tasks.join_next().await;
         self.stop.cancel();
         tasks.join_all().await;

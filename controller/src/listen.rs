@@ -23,6 +23,7 @@ use crate::admin::Admin;
 use crate::identity::Trust;
 use crate::reconcile::View;
 use crate::registry::Registry;
+use crate::secrets::Secrets;
 use crate::serve::Config;
 use crate::source::SourceState;
 use crate::standing::Lead;
@@ -39,12 +40,14 @@ pub(crate) struct Services {
     pub(crate) view: watch::Receiver<View>,
     pub(crate) source: watch::Receiver<SourceState>,
     pub(crate) lead: Lead,
+    /// Keys of peers; none where there are no Secrets.
+    pub(crate) secrets: Option<Arc<Secrets>>,
     pub(crate) shutdown: CancellationToken,
 }
 
 impl Services {
     /// All services, for one listener.
-    pub(crate) fn server(&self, trust: Trust) -> anyhow::Result<Router> {
+    pub(crate) fn server(&self, trust: &Trust) -> anyhow::Result<Router> {
         let mut server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
@@ -74,20 +77,21 @@ impl Services {
         });
         let config = Config {
             registry: Arc::clone(&self.registry),
-            trust,
+            trust: trust.clone(),
             lead: self.lead.clone(),
+            secrets: self.secrets.clone(),
             shutdown: self.shutdown.clone(),
         };
         let admin = Admin {
             registry: Arc::clone(&self.registry),
             view: self.view.clone(),
             source: self.source.clone(),
-            trust,
+            trust: trust.clone(),
             lead: self.lead.clone(),
         };
         let proxy = Proxy {
             registry: Arc::clone(&self.registry),
-            trust,
+            trust: trust.clone(),
             lead: self.lead.clone(),
         };
         Ok(server

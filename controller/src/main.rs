@@ -15,8 +15,10 @@
 //! lets one work; the others only say who does.
 
 mod admin;
+mod authority;
 mod clock;
 mod identity;
+mod key_stream;
 mod kubernetes;
 mod leader;
 mod listen;
@@ -25,6 +27,7 @@ mod pauses;
 mod planning;
 mod reconcile;
 mod registry;
+mod secrets;
 mod serve;
 mod source;
 mod standing;
@@ -81,16 +84,16 @@ struct Args {
     #[command(flatten)]
     cluster: kubernetes::Options,
     /// Where speakers and operators connect, with TLS
-    #[arg(long, value_name = "ADDRESS", requires_all = ["ca", "cert", "key"])]
+    #[arg(long, value_name = "ADDRESS")]
     listen: Vec<SocketAddr>,
     /// The authority's certificate; those of clients must be of it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires_all = ["cert", "key"])]
     ca: Option<PathBuf>,
     /// The controller's certificate
-    #[arg(long, value_name = "FILE", requires = "key")]
+    #[arg(long, value_name = "FILE", requires_all = ["ca", "key"])]
     cert: Option<PathBuf>,
     /// The key of the controller's certificate
-    #[arg(long, value_name = "FILE", requires = "cert")]
+    #[arg(long, value_name = "FILE", requires_all = ["ca", "cert"])]
     key: Option<PathBuf>,
     /// Where anybody can connect without TLS and do everything; loopback addresses only
     #[arg(long, value_name = "ADDRESS")]
@@ -179,13 +182,20 @@ async fn with_files(
         view: view.subscribe(),
         source: source.clone(),
         lead: Lead::alone(),
+        secrets: None,
         shutdown: shutdown.clone(),
+    };
+    let tls = args.tls_files(false).map(tls::Files::new).transpose()?;
+    let tls = tls.map(|files| Arc::new(Tls::Files(files)));
+    let guard = Guard {
+        tls,
+        trust: Trust::Certificates,
     };
     let lead = services.lead.clone();
     let store = Store::File(store);
     let reconciler = Reconciler::new(store, Some(contents), registry, source, view, lead);
     let mut tasks = JoinSet::new();
-    listen(&args, &services, &mut tasks).await?;
+    listen(&args, &services, &guard, &mut tasks).await?;
     let (confirm, confirmed) = mpsc::channel(1);
     let watching = tokio::spawn(files.run(confirmed, shutdown.clone()));
     let reconciling = tokio::spawn(reconciler.run(shutdown.clone()));
@@ -198,31 +208,51 @@ async fn with_files(
     outcome
 }
 
+impl Args {
+    /// The certificates that were given.
+    fn tls_files(&self, may_lack_certificates: bool) -> Option<TlsFiles> {
+        Some(TlsFiles {
+            ca: self.ca.clone()?,
+            cert: self.cert.clone()?,
+            key: self.key.clone()?,
+            may_lack_certificates,
+        })
+    }
+}
+
+/// How the TLS ports find out who is there, and show who we are.
+struct Guard {
+    tls: Option<Arc<Tls>>,
+    trust: Trust,
+}
+
 /// Starts every listener.
-async fn listen(args: &Args, services: &Services, tasks: &mut Tasks) -> anyhow::Result<()> {
+async fn listen(
+    args: &Args,
+    services: &Services,
+    guard: &Guard,
+    tasks: &mut Tasks,
+) -> anyhow::Result<()> {
     let shutdown = &services.shutdown;
-    let tls = match (args.ca.clone(), args.cert.clone(), args.key.clone()) {
-        (Some(ca), Some(cert), Some(key)) => Some(Arc::new(Tls::new(TlsFiles { ca, cert, key })?)),
-        _ => None,
-    };
     for address in &args.listen {
-        let tls = tls
-            .clone()
-            .context("--listen needs --ca, --cert and --key")?;
+        let tls = guard.tls.clone().context(
+            "--listen needs --ca, --cert and --key (`bgpctl pki` makes them); only with --kubernetes the \
+             controller keeps an authority itself",
+        )?;
         let listener = bind(*address).await?;
-        let server = services.server(Trust::Certificates)?;
+        let server = services.server(&guard.trust)?;
         info!(address = %listener.local_addr()?, "listening with TLS");
         tasks.spawn(listen::tcp(server, listener, Some(tls), shutdown.clone()));
     }
     for address in &args.insecure_listen {
         let listener = bind(*address).await?;
-        let server = services.server(Trust::Everybody)?;
+        let server = services.server(&Trust::Everybody)?;
         warn!(address = %listener.local_addr()?, "listening without TLS: anybody who can connect may do everything");
         tasks.spawn(listen::tcp(server, listener, None, shutdown.clone()));
     }
     let socket = listen::bind_unix(&args.socket)
         .with_context(|| format!("cannot listen on {}", args.socket.display()))?;
-    let server = services.server(Trust::Everybody)?;
+    let server = services.server(&Trust::Everybody)?;
     info!(socket = %args.socket.display(), "listening");
     tasks.spawn(listen::unix(server, socket, shutdown.clone()));
     if let Some(address) = args.metrics {

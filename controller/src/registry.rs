@@ -195,6 +195,13 @@ impl Registry {
         });
     }
 
+    /// A node's newest configuration, now and from now on.
+    pub(crate) fn config(&self, node: &str) -> watch::Receiver<Option<Arc<pb::NodeConfig>>> {
+        let mut speakers = self.lock();
+        let speaker = speakers.entry(node.to_owned()).or_default();
+        speaker.config.subscribe()
+    }
+
     /// What is known of each speaker.
     pub(crate) fn states(&self) -> BTreeMap<String, SpeakerState> {
         let speakers = self.lock();

@@ -1,4 +1,4 @@
-//! `ConfigService`: one stream of NodeConfigs per speaker, and its tunnel.
+//! `ConfigService`: one stream of NodeConfigs per speaker, its tunnel, and its keys.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,8 +14,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
-use crate::identity::{Identity, Trust};
+use crate::identity::{Ending, Identity, Trust};
+use crate::key_stream;
 use crate::registry::{OpenStream, Registry};
+use crate::secrets::Secrets;
 use crate::source::files::now;
 use crate::standing::Lead;
 use crate::tunnel;
@@ -29,12 +31,15 @@ pub(crate) struct Config {
     pub(crate) registry: Arc<Registry>,
     pub(crate) trust: Trust,
     pub(crate) lead: Lead,
+    /// Keys of peers; none where there are no Secrets.
+    pub(crate) secrets: Option<Arc<Secrets>>,
     pub(crate) shutdown: CancellationToken,
 }
 
 #[tonic::async_trait]
 impl ConfigService for Config {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::NodeConfig, Status>> + Send>>;
+    type KeysStream = ReceiverStream<Result<pb::SealedKeys, Status>>;
     type TunnelStream = ReceiverStream<Result<pb::TunnelChunk, Status>>;
 
     async fn watch(
@@ -43,7 +48,8 @@ impl ConfigService for Config {
     ) -> Result<Response<Self::WatchStream>, Status> {
         // First: who stands by need not know who is asking.
         self.lead.wait(request.metadata()).await?;
-        let identity = Identity::of(request.extensions(), self.trust)?;
+        let identity = self.identify(&request).await?;
+        let outlived = self.trust.ending(request.metadata().as_ref());
         let mut reports = request.into_inner();
         let first = timeout(FIRST_REPORT, reports.message())
             .await
@@ -78,6 +84,7 @@ impl ConfigService for Config {
             replaced,
             lead: self.lead.clone(),
             shutdown: self.shutdown.clone(),
+            outlived,
             ended: ended.clone(),
             _ends: ended.drop_guard(),
             sent: 0,
@@ -97,9 +104,49 @@ impl ConfigService for Config {
         request: Request<Streaming<pb::TunnelChunk>>,
     ) -> Result<Response<Self::TunnelStream>, Status> {
         self.lead.check()?;
-        let identity = Identity::of(request.extensions(), self.trust)?;
+        let node = self.node(&request).await?;
+        let outgoing = tunnel::open(
+            Arc::clone(&self.registry),
+            node,
+            request.into_inner(),
+            self.shutdown.clone(),
+        );
+        Ok(Response::new(outgoing))
+    }
+
+    async fn keys(
+        &self,
+        request: Request<Streaming<pb::KeyRequest>>,
+    ) -> Result<Response<Self::KeysStream>, Status> {
+        self.lead.check()?;
+        let node = self.node(&request).await?;
+        let Some(secrets) = &self.secrets else {
+            return Err(Status::unimplemented(
+                "this controller reads no Secrets: its resources come from files",
+            ));
+        };
+        let stream = key_stream::Stream {
+            config: self.registry.config(&node),
+            node,
+            secrets: Arc::clone(secrets),
+            lead: self.lead.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        Ok(Response::new(stream.open(request.into_inner())))
+    }
+}
+
+impl Config {
+    async fn identify<T>(&self, request: &Request<T>) -> Result<Identity, Status> {
+        let headers = request.metadata().as_ref();
+        self.trust.identify(headers, request.extensions()).await
+    }
+
+    /// The node whose speaker asks.
+    async fn node<T>(&self, request: &Request<T>) -> Result<String, Status> {
+        let identity = self.identify(request).await?;
         let named = tunnel::node_of(request.metadata().as_ref())?;
-        let node = match (&identity, named) {
+        Ok(match (&identity, named) {
             (_, Some(named)) => {
                 identity.check_node(&named)?;
                 named
@@ -110,14 +157,7 @@ impl ConfigService for Config {
                     "without a node's certificate, metadata `routeshare-node` must name the node",
                 ));
             }
-        };
-        let outgoing = tunnel::open(
-            Arc::clone(&self.registry),
-            node,
-            request.into_inner(),
-            self.shutdown.clone(),
-        );
-        Ok(Response::new(outgoing))
+        })
     }
 }
 
@@ -127,6 +167,8 @@ struct Outgoing {
     replaced: CancellationToken,
     lead: Lead,
     shutdown: CancellationToken,
+    /// It has gone on for too long with what its speaker showed.
+    outlived: Ending,
     ended: CancellationToken,
     /// The version sent last; versions begin at 1.
     sent: u64,
@@ -151,6 +193,7 @@ impl Outgoing {
                     return Some(Err(self.lead.stopping()));
                 }
                 status = self.lead.ended() => return Some(Err(status)),
+                status = &mut self.outlived => return Some(Err(status)),
                 () = self.ended.cancelled() => return None,
                 changed = self.config.changed() => changed.ok()?,
             }

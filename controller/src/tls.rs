@@ -1,5 +1,5 @@
 //! TLS of the gRPC port: our certificate and the authority of the clients', read again when their files
-//! change, and handshakes that fail told to the operator.
+//! change, or our certificate alone, as the authority in Kubernetes issues it; and handshakes that fail told to the operator.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::StreamExt as _;
@@ -36,27 +36,47 @@ pub(crate) struct TlsFiles {
     pub(crate) ca: PathBuf,
     pub(crate) cert: PathBuf,
     pub(crate) key: PathBuf,
+    /// Clients may show no certificate: they may have something else to show.
+    pub(crate) may_lack_certificates: bool,
 }
 
 /// What changes when a file is replaced.
 type Stamp = [Option<(SystemTime, u64)>; 3];
 
 /// The configuration of new connections.
-pub(crate) struct Tls {
+pub(crate) enum Tls {
+    /// From files.
+    Files(Files),
+    /// From the authority that the controllers keep; none before that is known.
+    Issued(watch::Receiver<Option<Arc<ServerConfig>>>),
+}
+
+impl Tls {
+    /// For the next connection; none while there is no certificate.
+    fn current(&self) -> Option<Arc<ServerConfig>> {
+        match self {
+            Tls::Files(files) => Some(files.current()),
+            Tls::Issued(issued) => issued.borrow().clone(),
+        }
+    }
+}
+
+/// The configuration that files give.
+pub(crate) struct Files {
     files: TlsFiles,
     current: Mutex<(Stamp, Arc<ServerConfig>)>,
 }
 
-impl Tls {
+impl Files {
     /// Reads the files.
     ///
     /// # Errors
     ///
     /// When one cannot be read or they do not fit together.
-    pub(crate) fn new(files: TlsFiles) -> anyhow::Result<Tls> {
+    pub(crate) fn new(files: TlsFiles) -> anyhow::Result<Files> {
         let stamp = files.stamp();
         let config = files.load()?;
-        Ok(Tls {
+        Ok(Files {
             files,
             current: Mutex::new((stamp, config)),
         })
@@ -100,7 +120,12 @@ impl TlsFiles {
                 .add(authority)
                 .with_context(|| format!("{}: no authority's certificate", self.ca.display()))?;
         }
-        let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots));
+        let verifier = match self.may_lack_certificates {
+            true => verifier.allow_unauthenticated(),
+            false => verifier,
+        };
+        let verifier = verifier
             .build()
             .with_context(|| format!("cannot use {} for TLS", self.ca.display()))?;
         let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?)
@@ -132,7 +157,7 @@ fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     Ok(list)
 }
 
-/// Connections whose client has shown a certificate of our authority. Ends when the result is dropped.
+/// Connections whose client has shown a certificate of our authority, or none where it may. Ends when the result is dropped.
 pub(crate) fn incoming(
     mut listener: TcpIncoming,
     tls: Arc<Tls>,
@@ -158,7 +183,11 @@ pub(crate) fn incoming(
                 },
                 None => return,
             };
-            let acceptor = TlsAcceptor::from(tls.current());
+            let Some(config) = tls.current() else {
+                warn!("a connection is closed: there is no certificate for TLS yet");
+                continue;
+            };
+            let acceptor = TlsAcceptor::from(config);
             let (sender, failures) = (sender.clone(), Arc::clone(&failures));
             tokio::spawn(async move {
                 let _permit = permit;
@@ -200,8 +229,8 @@ impl Failures {
             client,
             error,
             others,
-            "a client's TLS handshake failed; speakers and operators need a certificate of our authority \
-             (bgpctl pki)"
+            "a client's TLS handshake failed; speakers and operators need our authority's certificate (--ca), \
+             and one of their own where they show no token (bgpctl pki)"
         );
     }
 }

@@ -24,7 +24,7 @@ use tonic::{Status, Streaming};
 use tower::ServiceExt as _;
 use tracing::{debug, info};
 
-use crate::identity::{Identity, Trust};
+use crate::identity::{AUTHORIZATION, Trust};
 use crate::registry::Registry;
 use crate::standing::Lead;
 
@@ -154,7 +154,8 @@ impl Service<http::Request<Body>> for Proxy {
 impl Proxy {
     async fn forward(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
         self.lead.check()?;
-        Identity::of(request.extensions(), self.trust)?.check_operator()?;
+        let identity = self.trust.identify(request.headers(), request.extensions());
+        identity.await?.check_operator()?;
         let node = node_of(request.headers())?.ok_or_else(|| {
             Status::invalid_argument(format!(
                 "which node? Through the controller, metadata `{NODE}` names it (bgpctl --node)"
@@ -168,6 +169,8 @@ impl Proxy {
         })?;
         let (mut parts, body) = request.into_parts();
         parts.extensions = http::Extensions::new(); // they tell of the operator's connection
+        // A node must not get what makes it an operator.
+        parts.headers.remove(AUTHORIZATION);
         channel
             .oneshot(http::Request::from_parts(parts, body))
             .await

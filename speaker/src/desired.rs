@@ -8,6 +8,8 @@
 pub(crate) mod controller;
 mod disk;
 mod files;
+mod keys;
+mod token;
 mod tunnel;
 
 use std::fmt;
@@ -41,10 +43,6 @@ pub(crate) struct Settings {
     /// Where the last configuration in force is kept.
     pub(crate) state_dir: PathBuf,
     /// Where keys out of Secrets go.
-    #[allow(
-        dead_code,
-        reason = "the controller's stream of keys is the next change"
-    )]
     pub(crate) vault: Arc<Vault>,
 }
 
@@ -124,6 +122,7 @@ pub(crate) fn start(
         offers: offers_tx,
         status: status_tx,
         last: None,
+        vault: settings.vault,
     };
     let task = tokio::spawn(run(settings.origin, sink, reports, admin));
     Desired {
@@ -154,6 +153,7 @@ struct Sink {
     status: watch::Sender<Status>,
     /// In force.
     last: Option<NodeConfig>,
+    vault: Arc<Vault>,
 }
 
 impl Sink {

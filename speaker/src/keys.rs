@@ -11,10 +11,6 @@
 pub(crate) mod ao;
 pub(crate) mod md5;
 mod secret;
-#[allow(
-    dead_code,
-    reason = "the controller's stream of keys is the next change"
-)]
 mod vault;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +27,7 @@ use nix::libc;
 use tokio::sync::watch;
 
 pub(crate) use secret::Key;
-pub(crate) use vault::Vault;
+pub(crate) use vault::{Sealed, Vault};
 
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_secs(1);

@@ -55,8 +55,15 @@ struct Args {
     /// The certificate's key (PEM).
     #[arg(long, value_name = "FILE", requires = "controller")]
     key: Option<PathBuf>,
+    /// Instead of a certificate: this pod's service-account token for the controller (audience
+    /// routeshare-controller). It is read again when it is replaced.
+    #[arg(long, value_name = "FILE", requires = "controller", conflicts_with_all = ["cert", "key"])]
+    token: Option<PathBuf>,
+    /// What the controller's certificate must say, where that is not the URL's host.
+    #[arg(long, value_name = "NAME", requires = "controller")]
+    controller_name: Option<String>,
     /// Allow a controller without TLS, on this host.
-    #[arg(long, requires = "controller", conflicts_with_all = ["ca", "cert", "key"])]
+    #[arg(long, requires = "controller", conflicts_with_all = ["ca", "cert", "key", "token"])]
     insecure: bool,
 
     /// No controller: plan from local files, for this host alone.
@@ -147,6 +154,8 @@ fn origin(args: &Args) -> anyhow::Result<Origin> {
         ca: args.ca.clone(),
         cert: args.cert.clone(),
         key: args.key.clone(),
+        token: args.token.clone(),
+        name: args.controller_name.clone(),
         insecure: args.insecure,
     };
     Ok(Origin::Controller(
@@ -206,6 +215,10 @@ mod tests {
                 .contains("--resources")
         );
         assert!(parse(&["--standalone", "--resources", "r"]).is_ok());
+        let with_token = ["--controller", "https://c:1", "--token", "t"];
+        assert!(parse(&with_token).is_ok());
+        assert!(parse(&[&with_token[..], &["--cert", "c"]].concat()).is_err());
+        assert!(parse(&[&with_token[..], &["--insecure"]].concat()).is_err());
         assert!(parse(&["--standalone", "--resources", "r", "--controller", "x"]).is_err());
     }
 }

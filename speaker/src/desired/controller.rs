@@ -1,6 +1,7 @@
 //! The controller's stream: configurations in, reports out, and a tunnel for its questions.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
 
@@ -16,7 +17,8 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Routes;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
 
-use super::{Sink, Source, tunnel};
+use super::token::{Bearer, TokenError};
+use super::{Sink, Source, keys, tunnel};
 
 /// A whole NodeConfig must fit.
 const LARGEST_MESSAGE: usize = 64 << 20;
@@ -24,23 +26,37 @@ const LARGEST_MESSAGE: usize = 64 << 20;
 const CONNECT: Duration = Duration::from_secs(10);
 /// How often a quiet connection is probed, and how long the answer may take.
 const PROBE: Duration = Duration::from_secs(10);
-/// The metadata key by which a speaker says whose it is; where there is TLS, the certificate decides.
+/// How often the token's file is looked at, at most: kubelet writes a new one minutes before the old one
+/// ends.
+const LOOK_AT_TOKEN: Duration = Duration::from_secs(30);
+/// The metadata key by which a speaker says whose it is; where there is TLS, the certificate or the token
+/// decides.
 pub(super) const NODE_KEY: &str = "routeshare-node";
 
 /// Where the controller is.
 #[derive(Clone, Debug)]
 pub(crate) enum Address {
-    /// `https://…`, with the files of the authority, our certificate and its key.
+    /// `https://…`, with the file of the authority, what the controller's certificate must say where
+    /// that is not the URL's host, and what says who we are.
     Tls {
         uri: Uri,
         ca: PathBuf,
-        cert: PathBuf,
-        key: PathBuf,
+        name: Option<String>,
+        proof: Proof,
     },
     /// `http://…` on this host, without TLS.
     Insecure(Uri),
     /// A Unix socket, without TLS.
     Unix(PathBuf),
+}
+
+/// What says which node we are; its files are read anew for every connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// Our certificate and its key.
+    Certificate { cert: PathBuf, key: PathBuf },
+    /// A service-account token.
+    Token(PathBuf),
 }
 
 /// Why `--controller` and the options that go with it say nothing usable.
@@ -57,7 +73,8 @@ pub(crate) enum AddressError {
     )]
     NotReplaced { text: String },
     #[error(
-        "{text} needs --ca, --cert and --key (`bgpctl pki node` makes them); missing: {missing}"
+        "{text} needs --ca, and --cert and --key (`bgpctl pki node` makes them) or in Kubernetes --token; \
+         missing: {missing}"
     )]
     NoCertificate { text: String, missing: &'static str },
     #[error("{text} is without TLS, which has to be asked for by --insecure")]
@@ -76,6 +93,8 @@ pub(crate) struct Options {
     pub(crate) ca: Option<PathBuf>,
     pub(crate) cert: Option<PathBuf>,
     pub(crate) key: Option<PathBuf>,
+    pub(crate) token: Option<PathBuf>,
+    pub(crate) name: Option<String>,
     pub(crate) insecure: bool,
 }
 
@@ -118,8 +137,14 @@ impl Address {
                 Ok(Address::Tls {
                     uri,
                     ca: options.ca.ok_or_else(|| missing("--ca"))?,
-                    cert: options.cert.ok_or_else(|| missing("--cert"))?,
-                    key: options.key.ok_or_else(|| missing("--key"))?,
+                    name: options.name,
+                    proof: match options.token {
+                        Some(token) => Proof::Token(token),
+                        None => Proof::Certificate {
+                            cert: options.cert.ok_or_else(|| missing("--cert or --token"))?,
+                            key: options.key.ok_or_else(|| missing("--key"))?,
+                        },
+                    },
                 })
             }
             (Some("https"), true) => Err(AddressError::Contradiction { text }),
@@ -144,6 +169,8 @@ fn is_loopback(host: &str) -> bool {
 enum StreamError {
     #[error("cannot read {path}: {source}")]
     File { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Token(#[from] TokenError),
     #[error("cannot connect to the controller at {to}: {text}")]
     Connect { to: String, text: String },
     #[error("the controller refuses us: {0}")]
@@ -186,23 +213,26 @@ async fn stream(
     reports: watch::Receiver<pb::NodeReport>,
     admin: &Routes,
 ) -> Result<std::convert::Infallible, StreamError> {
-    let channel = connect(address).await?;
-    let node: Option<MetadataValue<Ascii>> = sink.node.parse().ok();
-    let request = named(WatchStream::new(reports), node.as_ref());
-    let mut client = ConfigServiceClient::new(channel.clone())
-        .max_decoding_message_size(LARGEST_MESSAGE)
-        .max_encoding_message_size(LARGEST_MESSAGE);
-    let mut configs = client
-        .watch(request)
-        .await
-        .map_err(|status| refused(address, &status))?
-        .into_inner();
+    let mut open = Open::new(address, sink, reports.clone(), admin).await?;
     tracing::info!("connected to the controller");
     sink.connected(Ok(()));
-    // Ends with this function.
-    let _tunnel = tunnel::Tunnel::open(channel, node, admin.clone());
     loop {
-        match configs.message().await {
+        let message = tokio::select! {
+            message = open.configs.message() => message,
+            () = open.caller.replaced(address) => {
+                // The old stream stays until there is a new one, and the controller takes its end for
+                // what it is.
+                match Open::new(address, sink, reports.clone(), admin).await {
+                    Ok(new) => open = new,
+                    Err(error) => {
+                        tracing::warn!(%error, "no stream with the new token; the old one stays");
+                        open.caller.later();
+                    }
+                }
+                continue;
+            }
+        };
+        match message {
             Ok(Some(message)) => sink.offer_message(message, Source::Controller).await,
             Ok(None) => return Err(StreamError::Ended),
             Err(status) => return Err(StreamError::Broken(words(&status))),
@@ -210,22 +240,120 @@ async fn stream(
     }
 }
 
-/// A request that names our node.
-pub(super) fn named<T>(message: T, node: Option<&MetadataValue<Ascii>>) -> tonic::Request<T> {
-    let mut request = tonic::Request::new(message);
-    if let Some(node) = node {
-        request.metadata_mut().insert(NODE_KEY, node.clone());
+/// A stream, and what goes with it until it is dropped.
+struct Open {
+    configs: tonic::Streaming<pb::NodeConfig>,
+    caller: Caller,
+    _tunnel: tunnel::Tunnel,
+    _keys: keys::Keys,
+}
+
+impl Open {
+    async fn new(
+        address: &Address,
+        sink: &Sink,
+        reports: watch::Receiver<pb::NodeReport>,
+        admin: &Routes,
+    ) -> Result<Open, StreamError> {
+        let caller = Caller::new(&sink.node, address)?;
+        let channel = connect(address).await?;
+        let mut client = ConfigServiceClient::new(channel.clone())
+            .max_decoding_message_size(LARGEST_MESSAGE)
+            .max_encoding_message_size(LARGEST_MESSAGE);
+        let answer = client.watch(caller.request(WatchStream::new(reports)));
+        let configs = answer.await.map_err(|status| refused(address, &status))?;
+        Ok(Open {
+            configs: configs.into_inner(),
+            _tunnel: tunnel::Tunnel::open(channel.clone(), caller.clone(), admin.clone()),
+            _keys: keys::Keys::fetch(channel, caller.clone(), Arc::clone(&sink.vault)),
+            caller,
+        })
     }
-    request
+}
+
+/// Who asks: our node, and the token that says so.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    node: Option<MetadataValue<Ascii>>,
+    bearer: Option<Bearer>,
+    /// When the token's file is looked at next.
+    look_at: Instant,
+}
+
+impl Caller {
+    fn new(node: &str, address: &Address) -> Result<Caller, TokenError> {
+        let bearer = match address {
+            Address::Tls {
+                proof: Proof::Token(path),
+                ..
+            } => Some(Bearer::read(path)?),
+            _ => None,
+        };
+        let mut caller = Caller {
+            node: node.parse().ok(),
+            bearer,
+            look_at: Instant::now(),
+        };
+        caller.later();
+        Ok(caller)
+    }
+
+    /// The token is looked at after a while; not by all speakers at the same moment.
+    fn later(&mut self) {
+        self.look_at = Instant::now() + LOOK_AT_TOKEN.mul_f64(rand::rng().random_range(0.5..1.0));
+    }
+
+    /// A request of ours.
+    pub(super) fn request<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        if let Some(node) = &self.node {
+            request.metadata_mut().insert(NODE_KEY, node.clone());
+        }
+        if let Some(bearer) = &self.bearer {
+            bearer.show(&mut request);
+        }
+        request
+    }
+
+    /// Returns when there is another token. Cancel-safe.
+    async fn replaced(&mut self, address: &Address) {
+        let (
+            Some(bearer),
+            Address::Tls {
+                proof: Proof::Token(path),
+                ..
+            },
+        ) = (&self.bearer, address)
+        else {
+            return std::future::pending().await;
+        };
+        let (bearer, path) = (bearer.clone(), path.clone());
+        loop {
+            tokio::time::sleep_until(self.look_at).await;
+            if bearer.is_replaced(&path) {
+                return;
+            }
+            self.later();
+        }
+    }
 }
 
 /// Connects; certificates are read anew, so that renewed ones are used.
 async fn connect(address: &Address) -> Result<Channel, StreamError> {
     match address {
-        Address::Tls { uri, ca, cert, key } => {
-            let tls = ClientTlsConfig::new()
-                .ca_certificate(Certificate::from_pem(read(ca)?))
-                .identity(Identity::from_pem(read(cert)?, read(key)?));
+        Address::Tls {
+            uri,
+            ca,
+            name,
+            proof,
+        } => {
+            let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
+            if let Proof::Certificate { cert, key } = proof {
+                tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
+            }
+            if let Some(name) = name {
+                tls = tls.domain_name(name);
+            }
             let endpoint = prepared(uri.clone())
                 .tls_config(tls)
                 .map_err(|error| no_connection(uri, &error))?;
@@ -281,12 +409,16 @@ fn no_connection(to: impl ToString, error: &tonic::transport::Error) -> StreamEr
 /// its refusal is only that the first call ends.
 fn refused(address: &Address, status: &tonic::Status) -> StreamError {
     match (address, status.code()) {
-        (Address::Tls { cert, .. }, tonic::Code::Unknown | tonic::Code::Cancelled) => {
-            StreamError::Unanswered {
-                text: status.message().to_owned(),
-                cert: cert.clone(),
-            }
-        }
+        (
+            Address::Tls {
+                proof: Proof::Certificate { cert, .. },
+                ..
+            },
+            tonic::Code::Unknown | tonic::Code::Cancelled,
+        ) => StreamError::Unanswered {
+            text: status.message().to_owned(),
+            cert: cert.clone(),
+        },
         _ => StreamError::Refused(words(status)),
     }
 }
@@ -343,7 +475,7 @@ mod tests {
             ca: file("ca.crt"),
             cert: file("a.crt"),
             key: file("a.key"),
-            insecure: false,
+            ..Options::default()
         }
     }
 
@@ -389,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_needs_all_three_files() {
+    fn tls_needs_the_authority_and_a_certificate_or_a_token() {
         assert!(matches!(
             Address::new("https://controller:7443", with_files()),
             Ok(Address::Tls { .. })
@@ -400,6 +532,26 @@ mod tests {
         };
         let error = Address::new("https://controller:7443", without).unwrap_err();
         assert!(error.to_string().contains("missing: --key"), "{error}");
+        let nothing = Options {
+            ca: Some("ca.crt".into()),
+            ..Options::default()
+        };
+        let error = Address::new("https://controller:7443", nothing.clone()).unwrap_err();
+        assert!(
+            error.to_string().contains("missing: --cert or --token"),
+            "{error}"
+        );
+        let token = Options {
+            token: Some("token".into()),
+            ..nothing
+        };
+        assert!(matches!(
+            Address::new("https://controller:7443", token),
+            Ok(Address::Tls {
+                proof: Proof::Token(_),
+                ..
+            })
+        ));
     }
 
     #[test]

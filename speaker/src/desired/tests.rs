@@ -146,6 +146,17 @@ impl ConfigService for Service {
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
+    type KeysStream = ReceiverStream<Result<pb::SealedKeys, tonic::Status>>;
+
+    async fn keys(
+        &self,
+        _: Request<Streaming<pb::KeyRequest>>,
+    ) -> Result<Response<Self::KeysStream>, tonic::Status> {
+        Err(tonic::Status::unimplemented(
+            "no configuration here names a Secret",
+        ))
+    }
+
     type TunnelStream = ReceiverStream<Result<pb::TunnelChunk, tonic::Status>>;
 
     async fn tunnel(

@@ -9,11 +9,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Routes;
 use tonic::transport::{Channel, Server};
 
-use super::controller::named;
+use super::controller::Caller;
 
 /// Bytes on their way in one direction; HTTP/2 does the rest of the flow control.
 const PIPE: usize = 64 * 1024;
@@ -33,14 +32,10 @@ impl Drop for Tunnel {
 
 impl Tunnel {
     /// Opens the tunnel and opens it again when it ends.
-    pub(super) fn open(
-        channel: Channel,
-        node: Option<MetadataValue<Ascii>>,
-        admin: Routes,
-    ) -> Tunnel {
+    pub(super) fn open(channel: Channel, caller: Caller, admin: Routes) -> Tunnel {
         Tunnel(tokio::spawn(async move {
             loop {
-                if let Err(status) = once(channel.clone(), node.as_ref(), admin.clone()).await {
+                if let Err(status) = once(channel.clone(), &caller, admin.clone()).await {
                     tracing::debug!(%status, "no tunnel to the controller");
                 }
                 tokio::time::sleep(RETRY).await;
@@ -49,15 +44,11 @@ impl Tunnel {
     }
 }
 
-async fn once(
-    channel: Channel,
-    node: Option<&MetadataValue<Ascii>>,
-    admin: Routes,
-) -> Result<(), tonic::Status> {
+async fn once(channel: Channel, caller: &Caller, admin: Routes) -> Result<(), tonic::Status> {
     let (chunks, queue) = mpsc::channel(2);
     let mut client = ConfigServiceClient::new(channel);
     let mut incoming = client
-        .tunnel(named(ReceiverStream::new(queue), node))
+        .tunnel(caller.request(ReceiverStream::new(queue)))
         .await?
         .into_inner();
     let (pipe, server_end) = tokio::io::duplex(PIPE);

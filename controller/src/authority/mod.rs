@@ -1,0 +1,212 @@
+//! The authority that controllers keep themselves, so that TLS needs nothing to be prepared.
+//!
+//! Its key is in a Secret that only controllers can read; what others are to trust is in a ConfigMap of
+//! the same name. Every controller follows both and takes the steps that are due ([`state`]); each is one
+//! compare-and-swap, so of several that try one does it and the others see it. The certificate that a
+//! controller shows is made in its memory, under names that all controllers have.
+
+mod issue;
+mod objects;
+mod state;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use ipam::Millis;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client};
+use rustls::ServerConfig;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::pauses::Pauses;
+use crate::source::files::now;
+pub(crate) use state::Limits;
+use state::{Authorities, Step, millis};
+
+/// What is due is looked at no seldomer than this: the wall clock may jump.
+const LOOK: Duration = Duration::from_secs(60);
+/// Between attempts of what failed.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What the authority is kept with.
+pub(crate) struct Keeper {
+    secrets: Api<Secret>,
+    bundles: Api<ConfigMap>,
+    services: Api<Service>,
+    namespace: String,
+    /// Names and addresses beyond those that every controller has.
+    names: Vec<String>,
+    limits: Limits,
+    serving: watch::Sender<Option<Arc<ServerConfig>>>,
+    shown: Option<Shown>,
+}
+
+/// The certificate that is shown.
+struct Shown {
+    generation: u64,
+    names: Vec<String>,
+    renew_at: Millis,
+}
+
+impl Keeper {
+    /// For a controller in this namespace that is also known under `names`.
+    pub(crate) fn new(
+        client: Client,
+        namespace: &str,
+        names: Vec<String>,
+        limits: Limits,
+    ) -> (Keeper, watch::Receiver<Option<Arc<ServerConfig>>>) {
+        let (serving, receiver) = watch::channel(None);
+        let keeper = Keeper {
+            secrets: Api::namespaced(client.clone(), namespace),
+            bundles: Api::namespaced(client.clone(), namespace),
+            services: Api::namespaced(client, namespace),
+            namespace: namespace.to_owned(),
+            names,
+            limits,
+            serving,
+            shown: None,
+        };
+        (keeper, receiver)
+    }
+
+    /// Runs until `shutdown`.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let pauses = Pauses::new(Duration::from_millis(200), Duration::from_secs(10));
+        let changes = watcher::watch_object(self.secrets.clone(), crd::names::CA).backoff(pauses);
+        let mut changes = std::pin::pin!(changes);
+        let mut known: Option<Secret> = None;
+        let mut wait = Duration::MAX; // until the first look has been had
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                change = changes.next() => match change {
+                    Some(Ok(secret)) => known = secret,
+                    Some(Err(error)) => {
+                        warn!(error = &error as &dyn std::error::Error, "the authority cannot be watched");
+                        continue;
+                    }
+                    None => return,
+                },
+                () = sleep(wait) => {}
+            }
+            wait = match self.settle(&mut known).await {
+                Ok(wait) => wait,
+                Err(error) => {
+                    warn!(
+                        error = format!("{error:#}"),
+                        "the authority cannot be kept up"
+                    );
+                    RETRY
+                }
+            };
+        }
+    }
+
+    /// Takes what steps are due and shows a certificate of whoever signs then. Says how long there is
+    /// nothing to do.
+    async fn settle(&mut self, known: &mut Option<Secret>) -> anyhow::Result<Duration> {
+        let all = loop {
+            let Some(secret) = known else {
+                *known = Some(self.create().await?);
+                continue;
+            };
+            let all = objects::read(secret)?;
+            let step = all.step(now(), &self.limits);
+            // Before an authority counts as published, and before anything is signed.
+            objects::publish(&self.bundles, &all).await?;
+            let Some(step) = step else { break all };
+            let lasts = self.limits.authority;
+            let next = all.after(step, now(), &self.limits, || issue::authority(now(), lasts))?;
+            let replaced = objects::replace(&self.secrets, secret, &next).await?;
+            match replaced {
+                Some(secret) => {
+                    info!(generation = next.generation, "{}", words(step));
+                    *known = Some(secret);
+                }
+                // Another controller was faster, and has done it, most likely.
+                None => *known = self.secrets.get_opt(crd::names::CA).await?,
+            }
+        };
+        self.show(&all).await?;
+        let due = all.next_step(&self.limits).into_iter();
+        let due = due
+            .chain(self.shown.iter().map(|shown| shown.renew_at))
+            .min();
+        let left = due.map(|due| Duration::from_millis(due.saturating_sub(now())));
+        Ok(left.unwrap_or(LOOK).clamp(Duration::from_millis(100), LOOK))
+    }
+
+    /// The first authority; that of another controller, where one was faster.
+    async fn create(&self) -> anyhow::Result<Secret> {
+        let first = Authorities::first(issue::authority(now(), self.limits.authority)?);
+        if let Some(created) = objects::create(&self.secrets, &first).await? {
+            info!(namespace = self.namespace, "made an authority for TLS");
+            return Ok(created);
+        }
+        Ok(self.secrets.get(crd::names::CA).await?)
+    }
+
+    /// Shows a certificate of the authority that signs, until two thirds of its time are over.
+    async fn show(&mut self, all: &Authorities) -> anyhow::Result<()> {
+        let is_good = |shown: &Shown| shown.generation == all.generation && now() < shown.renew_at;
+        if self.shown.as_ref().is_some_and(is_good) {
+            return Ok(());
+        }
+        let names = self.serving_names().await;
+        let lasts = self.limits.certificate;
+        let (config, ends) = issue::serving(&all.current, &names, now(), lasts)?;
+        let left = ends.saturating_sub(now()).min(millis(lasts));
+        info!(names = names.join(", "), "a new certificate for TLS");
+        self.serving.send_replace(Some(config));
+        self.shown = Some(Shown {
+            generation: all.generation,
+            names,
+            renew_at: now() + left / 3 * 2,
+        });
+        Ok(())
+    }
+
+    async fn serving_names(&self) -> Vec<String> {
+        let service = crd::names::CONTROLLER_SERVICE;
+        let mut names = vec![service.to_owned()];
+        for domain in ["", ".svc", ".svc.cluster.local"] {
+            names.push(format!("{service}.{}{domain}", self.namespace));
+        }
+        names.extend(self.names.iter().cloned());
+        match self.services.get_opt(service).await {
+            Ok(service) => {
+                let spec = service.and_then(|service| service.spec);
+                let addresses = spec.and_then(|spec| spec.cluster_ips).into_iter().flatten();
+                names.extend(addresses.filter(|address| address.parse::<IpAddr>().is_ok()));
+            }
+            Err(error) => {
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the Service's addresses are not known"
+                );
+                // Those of before are better than none.
+                let before = self.shown.iter().flat_map(|shown| &shown.names);
+                names.extend(before.cloned());
+            }
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        names.retain(|name| seen.insert(name.clone()));
+        names
+    }
+}
+
+fn words(step: Step) -> &'static str {
+    match step {
+        Step::Make => "made the next authority for TLS",
+        Step::Publish => "the next authority for TLS is published",
+        Step::Use => "the next authority for TLS signs from now on",
+        Step::Forget => "the old authority for TLS is in the bundle no more",
+    }
+}
