@@ -227,7 +227,7 @@ impl Work {
             self.identity,
             Handle::current(),
         );
-        let cluster = Cluster::new(self.client.clone(), self.source);
+        let cluster = Cluster::new(self.client.clone(), &self.namespace, self.source);
         let published = cluster.subscribe();
         let reconciler = Reconciler::new(
             Store::Kubernetes(Box::new(store)),

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::SubnetSource;
 use ipam::Millis;
 use ipam::numbers;
 use ipam::pool::{self, Desired, Family, Ledger, State, Use, Wish};
@@ -274,12 +275,16 @@ impl Reconciler {
             subnets.map(|subnet| (node.metadata.name.clone(), IpNetwork::from(*subnet)))
         });
         let grace = grace(loaded);
+        let grace_millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let adopts = resources.fabric.spec.node_subnets == SubnetSource::Adopt;
         Desired {
             nodes: resources.nodes.keys().cloned().collect(),
             pools: resources.pools.values().map(pool_of).collect(),
             wishes: self.wishes(loaded, speakers),
             fixed: fixed.collect(),
-            grace: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+            grace: grace_millis,
+            // Whoever gives them out has its own idea of when they are free.
+            fixed_grace: if adopts { 0 } else { grace_millis },
             in_use: self.in_use(speakers),
             may_free: self.started.elapsed() >= LEARN_USERS.min(grace),
         }

@@ -33,6 +33,9 @@ pub struct FabricSpec {
     /// Where learned routes go on the nodes.
     #[serde(default)]
     pub kernel: KernelSpec,
+    /// Where the nodes' subnets come from.
+    #[serde(default)]
+    pub node_subnets: SubnetSource,
     /// How long a subnet stays reserved after its node is gone, in seconds.
     #[serde(default = "subnet_grace")]
     pub subnet_grace_seconds: Number<u32, 0, 31_536_000>,
@@ -84,6 +87,18 @@ pub enum Topology {
     ToR,
     /// Every node peers with every other one too (iBGP).
     Mesh,
+}
+
+/// Where the nodes' subnets come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum SubnetSource {
+    /// The controller gives them out of the Pools.
+    #[default]
+    Assign,
+    /// Somebody else has given them out: they are what the nodes say (`spec.subnets` of a Node in a file,
+    /// `spec.podCIDRs` of a Kubernetes Node). Nothing is given out of the Pools.
+    Adopt,
 }
 
 /// Timers of a session, in whole seconds; what is not given comes from the Fabric, and there from

@@ -32,7 +32,7 @@ mod values;
 pub use advertisement::{AdvertisementSpec, NodeSubnets};
 pub use fabric::{
     AsnSource, DecisionSpec, FabricSpec, GracefulRestartSpec, HoldTime, KernelSpec, LongLivedSpec,
-    PerNode, PerRack, TimersSpec, Topology, UnawarePeers,
+    PerNode, PerRack, SubnetSource, TimersSpec, Topology, UnawarePeers,
 };
 pub use limits::{LimitActionSpec, MaxPrefixes, RestartSeconds};
 pub use mistake::Mistake;

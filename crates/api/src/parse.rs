@@ -8,7 +8,7 @@ use crate::decode::{Fault, decode};
 use crate::tree::{self, Node, Step, Value};
 use crate::{
     API_VERSION, AdvertisementSpec, FabricSpec, Metadata, Mistake, NodeSpec, PeerSpec, PoolSpec,
-    Resource, Resources, RoutePolicySpec, check, hints,
+    Resource, Resources, RoutePolicySpec, SubnetSource, check, hints,
 };
 
 /// A file as read.
@@ -62,6 +62,8 @@ pub fn parse(files: &[SourceFile]) -> Result<Parsed, Vec<Mistake>> {
 /// anybody, and nodes that need not be read from text because there may be thousands of them. The file
 /// of a node's mistakes is `Node/NAME`.
 ///
+/// Such nodes may say subnets that count only where the Fabric adopts them.
+///
 /// Where two of them cannot both be right, the later one is told so: of objects in the order of
 /// `files`, of nodes in that of `nodes`.
 ///
@@ -79,7 +81,11 @@ pub fn parse_objects(
     for file in files {
         loaded.read(file);
     }
-    for node in nodes {
+    let adopts = loaded.adopts();
+    for mut node in nodes {
+        if !adopts {
+            node.spec.subnets.clear();
+        }
         loaded.node(node);
     }
     loaded.checked(files)
@@ -115,6 +121,12 @@ impl Loaded {
             }),
             _ => Err(loaded.mistakes),
         }
+    }
+
+    /// Whether the subnets of nodes are what these say.
+    pub(crate) fn adopts(&self) -> bool {
+        let fabric = self.fabrics.first();
+        fabric.is_some_and(|fabric| fabric.spec().node_subnets == SubnetSource::Adopt)
     }
 
     /// Takes in a node that was not written as text.

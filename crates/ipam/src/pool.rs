@@ -188,6 +188,9 @@ pub struct Desired {
     pub fixed: Vec<(String, IpNetwork)>,
     /// How long a subnet waits after its node is gone.
     pub grace: Millis,
+    /// The same for one that was written down for the node: 0 where somebody else gives them out and
+    /// may have given it to another node already.
+    pub fixed_grace: Millis,
     /// Subnets that a speaker says it still has in use; not freed while it says so.
     pub in_use: BTreeSet<IpNetwork>,
     /// False while it is not known who is still using what: then nothing is freed.
@@ -312,7 +315,11 @@ impl Settling<'_> {
                 && (!lease.fixed || fixed.contains(&(lease.node.as_str(), subnet)));
             match lease.state {
                 State::Assigned if !wanted => {
-                    let free_at = self.now.saturating_add(self.desired.grace);
+                    let grace = match lease.fixed {
+                        true => self.desired.fixed_grace,
+                        false => self.desired.grace,
+                    };
+                    let free_at = self.now.saturating_add(grace);
                     self.set_state(subnet, lease, State::Waiting { free_at });
                 }
                 State::Waiting { .. } if wanted => {

@@ -39,6 +39,7 @@ fn desired(pool: Pool, nodes: &[&str]) -> Desired {
         pools: vec![pool],
         wishes: nodes.iter().map(|n| wish(n, Family::Ipv4, 1)).collect(),
         grace: 100,
+        fixed_grace: 100,
         may_free: true,
         ..Desired::default()
     }
@@ -180,6 +181,27 @@ fn a_subnet_written_down_is_the_nodes_and_nobody_elses() {
 }
 
 #[test]
+fn a_subnet_that_others_give_out_follows_them_at_once_but_not_while_it_is_used() {
+    let mut ledger = Ledger::default();
+    let mut wanted = desired(pool(&["10.0.0.0/24"], &[]), &["a"]);
+    (wanted.wishes, wanted.fixed_grace) = (Vec::new(), 0);
+    wanted.fixed = vec![("a".to_owned(), net("10.0.0.0/26"))];
+    assert_eq!(step(&mut ledger, &wanted, 0), []);
+    // `a` is gone, and the allocator has given its subnet to `b`.
+    wanted.nodes = BTreeSet::from(["b".to_owned()]);
+    wanted.fixed = vec![("b".to_owned(), net("10.0.0.0/26"))];
+    wanted.in_use = BTreeSet::from([net("10.0.0.0/26")]);
+    for _ in 0..3 {
+        step(&mut ledger, &wanted, 1);
+        assert_eq!(of(&ledger, "b"), <[&str; 0]>::default());
+    }
+    wanted.in_use.clear();
+    step(&mut ledger, &wanted, 1);
+    assert_eq!(step(&mut ledger, &wanted, 1), []);
+    assert_eq!(of(&ledger, "b"), ["10.0.0.0/26"]);
+}
+
+#[test]
 fn first_subnets_come_before_further_ones_and_nobody_gets_without_limit() {
     let mut ledger = Ledger::default();
     let mut wanted = desired(pool(&["10.0.0.0/25"], &[]), &["a", "b"]);
@@ -315,6 +337,7 @@ fn desired_at(turn: &Turn) -> Desired {
             .filter(|(node, _)| turn.nodes.iter().map(name).any(|n| n == *node))
             .collect(),
         grace: 100,
+        fixed_grace: 100,
         in_use: BTreeSet::new(),
         may_free: true,
     }

@@ -1,6 +1,6 @@
 //! What the controller has to give out before a plan is complete.
 
-use api::{AsnRange, AsnSource, Resources};
+use api::{AsnRange, AsnSource, Resources, SubnetSource};
 use bgp::types::{Family, Prefix};
 
 /// A node should have at least one subnet of this family out of this pool.
@@ -26,9 +26,12 @@ pub struct WantedNumber {
 }
 
 /// Which subnets the nodes should have, in a fixed order. Once for every node, pool and family the
-/// pool has prefixes of.
+/// pool has prefixes of; none where the Fabric adopts what the nodes say.
 pub fn wanted_subnets(resources: &Resources) -> Vec<WantedSubnet> {
     let mut wanted = Vec::new();
+    if resources.fabric.spec.node_subnets == SubnetSource::Adopt {
+        return wanted;
+    }
     for node in resources.nodes.values() {
         for pool in resources.pools.values() {
             if !pool.spec.node_selector.selects(&node.metadata) {

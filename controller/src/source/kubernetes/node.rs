@@ -110,22 +110,19 @@ impl KubeNode {
         conditions.retain(|condition| condition.kind == NETWORK_UNAVAILABLE);
     }
 
-    /// The node as a resource of ours; `adopt` takes its podCIDRs for its subnets.
+    /// The node as a resource of ours. Its podCIDRs are its subnets, which count only where the Fabric
+    /// adopts them.
     ///
     /// # Errors
     ///
     /// What of it cannot be read, and what to write instead.
-    pub(super) fn resource(&self, adopt: bool) -> Result<api::Node, Vec<String>> {
+    pub(super) fn resource(&self) -> Result<api::Node, Vec<String>> {
         let mut mistakes = Vec::new();
         let spec = NodeSpec {
             addresses: self.addresses(&mut mistakes),
             asn: self.asn(&mut mistakes),
             router_id: self.annotation(ROUTER_ID_ANNOTATION, "an IPv4 address", &mut mistakes),
-            subnets: if adopt {
-                self.subnets(&mut mistakes)
-            } else {
-                Vec::new()
-            },
+            subnets: self.subnets(&mut mistakes),
         };
         if !mistakes.is_empty() {
             return Err(mistakes);

@@ -1,11 +1,8 @@
 //! An object that a user wrote, as far as we look at it.
 
-use api::SourceFile;
 use crd::{Kind, Written, WrittenStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
-
-use super::verdict::{self, Key};
 
 /// What is kept of an object.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,14 +37,6 @@ impl Object {
             created: object.metadata.creation_timestamp,
             text: text.to_string(),
             status: object.status.unwrap_or_default(),
-        }
-    }
-
-    /// What `api` reads.
-    pub(super) fn file(&self, key: &Key) -> SourceFile {
-        SourceFile {
-            name: verdict::name(key),
-            text: self.text.clone(),
         }
     }
 }

@@ -68,6 +68,7 @@ where
     let mut failing = false;
     let events = StreamBackoff::new(watcher::watcher(api, config), pauses);
     Box::pin(events.inspect(move |event| match event {
+        Ok(Event::Init) => {} // a list is only asked for
         Ok(_) => {
             if std::mem::take(&mut failing) {
                 info!(what, "watching again");

@@ -12,7 +12,7 @@ use crate::parse::{Document, Item, Loaded};
 pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
     let mut addresses: BTreeMap<IpAddr, &Document> = BTreeMap::new();
     let mut identifiers: BTreeMap<Ipv4Addr, &Item<NodeSpec>> = BTreeMap::new();
-    let mut subnets: Vec<(Prefix, &Document)> = Vec::new();
+    let mut subnets: Vec<Static<'_>> = Vec::new();
     for node in &loaded.nodes {
         let document = &node.document;
         for (index, address) in node.spec().addresses.iter().enumerate() {
@@ -43,20 +43,57 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
                     format!("found {subnet}, which is in {what}; allowed: addresses for hosts"),
                 );
             }
-            for (other, of) in subnets.iter().filter(|(other, _)| overlap(*subnet, *other)) {
-                findings.mistake(
-                    document,
-                    &field,
-                    format!(
-                        "{subnet} overlaps {other} of {} ({})",
-                        of.resource,
-                        of.place()
-                    ),
-                );
+            subnets.push(Static {
+                prefix: *subnet,
+                place: subnets.len(),
+                field: field.clone(),
+                document,
+            });
+            if !loaded.adopts() {
+                static_in_pool(document, &field, *subnet, loaded, findings);
             }
-            subnets.push((*subnet, document));
-            static_in_pool(document, &field, *subnet, loaded, findings);
         }
+    }
+    disjoint(subnets, findings);
+}
+
+/// A subnet that a node says.
+struct Static<'a> {
+    prefix: Prefix,
+    /// Counts all of them in the order in which they were written.
+    place: usize,
+    field: String,
+    document: &'a Document,
+}
+
+/// No two overlap. In the order of prefixes, as there may be thousands: what overlaps one lies in it.
+fn disjoint(mut subnets: Vec<Static<'_>>, findings: &mut Findings<'_>) {
+    subnets.sort_by_key(|subnet| (subnet.prefix, subnet.place));
+    // Those that the next one may lie in, each in the one before.
+    let mut around: Vec<&Static<'_>> = Vec::new();
+    for subnet in &subnets {
+        while around
+            .pop_if(|outer| !overlap(outer.prefix, subnet.prefix))
+            .is_some()
+        {}
+        for outer in &around {
+            let (earlier, later) = match outer.place < subnet.place {
+                true => (*outer, subnet),
+                false => (subnet, *outer),
+            };
+            findings.mistake(
+                later.document,
+                &later.field,
+                format!(
+                    "{} overlaps {} of {} ({})",
+                    later.prefix,
+                    earlier.prefix,
+                    earlier.document.resource,
+                    earlier.document.place()
+                ),
+            );
+        }
+        around.push(subnet);
     }
 }
 

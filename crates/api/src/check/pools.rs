@@ -118,6 +118,9 @@ fn reserved(pool: &Item<PoolSpec>, findings: &mut Findings<'_>) {
 
 /// Whether there is a subnet for every node.
 fn enough(pool: &Item<PoolSpec>, loaded: &Loaded, findings: &mut Findings<'_>) {
+    if loaded.adopts() {
+        return; // nothing is given out of it
+    }
     let selector = &pool.spec().node_selector;
     let nodes = loaded
         .nodes
