@@ -26,6 +26,7 @@ pub(crate) struct Peer {
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Text,
     passive: bool,
+    reflector_client: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     shutdown: Text,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -262,6 +263,7 @@ impl From<&speaker::Peer> for Peer {
             state: peer.state.clone(),
             since: rfc3339(peer.since_ms),
             passive: peer.passive,
+            reflector_client: peer.reflector_client,
             shutdown: peer.shutdown.clone(),
             retry_at: rfc3339(peer.retry_at_ms),
             hold_seconds: peer.hold_seconds,

@@ -1,7 +1,10 @@
 //! Fabric: the cluster's BGP as a whole.
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 
+use crate::Selector;
 use crate::peer::BfdSpec;
 use crate::values::{AsNumber, AsnRange, Number, Port};
 
@@ -15,6 +18,9 @@ pub struct FabricSpec {
     /// Who peers with whom, besides what `Peer`s say.
     #[serde(default)]
     pub topology: Topology,
+    /// Which nodes reflect routes; with the topology `Reflectors`, and only there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reflectors: Option<ReflectorsSpec>,
     /// Where speakers listen.
     #[serde(default = "bgp_port")]
     pub listen_port: Port,
@@ -61,12 +67,20 @@ pub struct PerRack {
     /// The node's label that names its rack.
     #[serde(default = "rack_label")]
     pub label: String,
-    /// The number of each rack; racks that are not listed get one out of `range`.
+    /// The number of each rack; racks that are not listed get one out of `range`. Without both the
+    /// label holds the number itself.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub values: std::collections::BTreeMap<String, AsNumber>,
     /// Numbers the controller gives out to racks that are not listed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range: Option<AsnRange>,
+}
+
+impl PerRack {
+    /// Whether the label holds the number itself.
+    pub fn is_in_label(&self) -> bool {
+        self.values.is_empty() && self.range.is_none()
+    }
 }
 
 /// A number for each node.
@@ -87,6 +101,19 @@ pub enum Topology {
     ToR,
     /// Every node peers with every other one too (iBGP).
     Mesh,
+    /// Some nodes reflect the routes of all (iBGP), as `reflectors` says. RFC 4456.
+    Reflectors,
+}
+
+/// Which nodes reflect routes. RFC 4456.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReflectorsSpec {
+    /// Those that do; two or more, so that each can be away.
+    pub node_selector: Selector,
+    /// One cluster of all reflectors; when not given, each is a cluster of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<Ipv4Addr>,
 }
 
 /// Where the nodes' subnets come from.

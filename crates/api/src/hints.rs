@@ -11,11 +11,6 @@ use crate::tree::Node;
 const LATER: &[(&str, &str, &str)] = &[
     (
         "FabricSpec",
-        "reflectors",
-        "route reflectors are not available yet",
-    ),
-    (
-        "FabricSpec",
         "nodeSubnets",
         "taking over subnets of another allocator is not available yet",
     ),
@@ -51,11 +46,6 @@ const LATER: &[(&str, &str, &str)] = &[
     ),
     ("PeerSpec", "addPath", "ADD-PATH is not available yet"),
     (
-        "PeerSpec",
-        "routeReflectorClient",
-        "route reflectors are not available yet",
-    ),
-    (
         "AdvertisementSpec",
         "services",
         "announcing service addresses is not available yet; list them in prefixes",
@@ -71,7 +61,6 @@ const LATER: &[(&str, &str, &str)] = &[
     ("Metadata", "creationTimestamp", KUBERNETES),
     ("Metadata", "managedFields", KUBERNETES),
     ("Document", "status", KUBERNETES),
-    ("Topology", "Reflectors", "not available yet"),
     ("Topology", "Auto", "not available yet"),
     ("Purpose", "Services", "not available yet"),
     (
@@ -145,6 +134,7 @@ const MEANT: &[(&str, &str, &str)] = &[
     ("PeerSpec", "ttlSecurityHops", "ttlSecurity: {hops: 1}"),
     ("PeerSpec", "sourceAddress", "localAddress: 192.0.2.11"),
     ("PeerSpec", "updateSource", "localAddress: 192.0.2.11"),
+    ("PeerSpec", "routeReflectorClient", "reflectorClient: true"),
     ("PeerSpec", "nextHopSelf", "nextHop: Self"),
     ("PeerSpec", "policies", "import: [NAME] and export: [NAME]"),
     ("FabricSpec", "asNumber", "asn: {value: 64512}"),
@@ -228,6 +218,9 @@ pub(crate) fn missing(field: &str) -> String {
         "prefix" => "a prefix such as `prefix: 10.64.0.0/16`",
         "rules" => "the rules in order; `rules: []` rejects everything",
         "action" => "Accept, Reject or Continue",
+        "nodeSelector" => {
+            "which nodes are meant, such as `nodeSelector: {matchLabels: {role: reflector}}`"
+        }
         "label" => "the node's label that is looked at, such as `label: rack`",
         "values" => "what the label's values stand for, such as `values: {a: …, b: …}`",
         "range" => "AS numbers to give out, such as `range: 4200000000-4200000999`",

@@ -14,6 +14,7 @@ mod advertisement;
 mod check;
 mod decode;
 mod fabric;
+mod from_node;
 mod hints;
 mod limits;
 mod mistake;
@@ -32,8 +33,10 @@ mod values;
 pub use advertisement::{AdvertisementSpec, NodeSubnets};
 pub use fabric::{
     AsnSource, DecisionSpec, FabricSpec, GracefulRestartSpec, HoldTime, KernelSpec, LongLivedSpec,
-    PerNode, PerRack, SubnetSource, TimersSpec, Topology, UnawarePeers,
+    PerNode, PerRack, ReflectorsSpec, SubnetSource, TimersSpec, Topology,
+    UnawarePeers,
 };
+pub use from_node::{FromNode, NoValue, NodeText};
 pub use limits::{LimitActionSpec, MaxPrefixes, RestartSeconds};
 pub use mistake::Mistake;
 pub use node::NodeSpec;
@@ -48,8 +51,8 @@ pub use policy::{
 };
 pub use pool::{Encapsulation, NodeSubnetLength, PoolSpec, Purpose};
 pub use resources::{
-    Advertisement, Expression, Fabric, Metadata, Node, Operator, Peer, PerLabel, Pool, Resource,
-    Resources, RoutePolicy, Selector,
+    Advertisement, Expression, Fabric, Metadata, Node, Operator, Peer, Pool, Resource, Resources,
+    RoutePolicy, Selector,
 };
 pub use values::{AnyCommunity, AsNumber, AsnRange, Number, ParseError, Port};
 

@@ -6,7 +6,7 @@ use bgp::types::{Family, Prefix};
 use serde::{Deserialize, Serialize};
 
 use crate::values::{AsNumber, Number, Port};
-use crate::{GracefulRestartSpec, MaxPrefixes, PerLabel, Selector, TimersSpec};
+use crate::{FromNode, GracefulRestartSpec, MaxPrefixes, Selector, TimersSpec};
 
 /// A session template: every node it selects has one session with the other side.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,15 +22,15 @@ pub struct PeerSpec {
     /// The other side. Either this or `address_from`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
-    /// The other side, by a label of the node.
+    /// The other side, by a label or an annotation of the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address_from: Option<PerLabel<IpAddr>>,
+    pub address_from: Option<FromNode<IpAddr>>,
     /// The AS number the other side must have. Either this or `remote_asn_from`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote_asn: Option<AsNumber>,
-    /// The AS number the other side must have, by a label of the node.
+    /// The AS number the other side must have, by a label or an annotation of the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub remote_asn_from: Option<PerLabel<AsNumber>>,
+    pub remote_asn_from: Option<FromNode<AsNumber>>,
     /// Our side: one of the node's addresses, or a prefix that holds one of them. The kernel
     /// chooses when not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -110,7 +110,7 @@ pub enum NextHopSpec {
     /// Ourselves towards eBGP and for routes of our own; unchanged towards iBGP.
     #[default]
     Auto,
-    /// Always ourselves.
+    /// Ourselves, but for routes that the node reflects.
     #[serde(rename = "Self")]
     Self_,
     /// Never changed, except for routes of our own.

@@ -137,21 +137,3 @@ impl Expression {
         }
     }
 }
-
-/// A value for each value of a label: `{label: rack, values: {a: 10.1.0.1, b: 10.2.0.1}}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct PerLabel<T> {
-    /// The node's label that is looked at.
-    pub label: String,
-    /// What its values stand for.
-    pub values: BTreeMap<String, T>,
-}
-
-impl<T> PerLabel<T> {
-    /// What the labels of a node give; `None` when the label is missing or its value is not listed.
-    pub fn get(&self, labels: &BTreeMap<String, String>) -> Option<&T> {
-        self.values.get(labels.get(&self.label)?)
-    }
-}

@@ -84,6 +84,18 @@ impl AsNumber {
     }
 }
 
+impl FromStr for AsNumber {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<AsNumber, ParseError> {
+        let number = text.parse().ok().and_then(AsNumber::new);
+        number.ok_or_else(|| ParseError {
+            found: text.to_owned(),
+            allowed: "1 to 4294967294, as one number, except the reserved 23456 and 65535",
+        })
+    }
+}
+
 impl fmt::Display for AsNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -154,6 +166,13 @@ impl fmt::Display for AsnRange {
 pub struct ParseError {
     found: String,
     allowed: &'static str,
+}
+
+impl ParseError {
+    /// What is allowed, in words.
+    pub fn allowed(&self) -> &'static str {
+        self.allowed
+    }
 }
 
 impl FromStr for AsnRange {

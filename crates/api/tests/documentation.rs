@@ -28,6 +28,7 @@ fn every_field_is_documented() {
         ("Fabric", "{zzzzzz: 0}"),
         ("Fabric", "{asn: {zzzzzz: 0}}"),
         ("Fabric", "{asn: {perRack: {zzzzzz: 0}}}"),
+        ("Fabric", "{reflectors: {zzzzzz: 0}}"),
         ("Fabric", "{timers: {zzzzzz: 0}}"),
         ("Fabric", "{gracefulRestart: {zzzzzz: 0}}"),
         ("Fabric", "{bfd: {zzzzzz: 0}}"),

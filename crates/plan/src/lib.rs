@@ -12,9 +12,9 @@ pub mod config;
 pub mod wire;
 
 mod bfd;
-mod mesh;
 mod node;
 mod policy;
+mod topology;
 mod wanted;
 
 use std::collections::BTreeMap;
@@ -67,11 +67,12 @@ impl std::fmt::Display for Problem {
 /// planned has the others; each such case is a [`Problem`].
 pub fn plan(snapshot: &Snapshot) -> Plan {
     let mut plan = Plan::default();
+    let generated = topology::Generated::of(snapshot);
     let mut identifiers: BTreeMap<RouterId, &String> = BTreeMap::new();
     for node in snapshot.resources.nodes.values() {
         let name = &node.metadata.name;
         let mut problems = Vec::new();
-        if let Some(config) = node::config(snapshot, node, &mut problems) {
+        if let Some(config) = node::config(snapshot, generated.as_ref(), node, &mut problems) {
             let identifier = config.bgp.router_id;
             if let Some(other) = identifiers.insert(identifier, name) {
                 problems.push(format!(

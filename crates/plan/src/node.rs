@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use api::{
-    AsnSource, GracefulRestartSpec, LimitActionSpec, LocalAddress, LongLivedSpec, MaxPrefixes,
-    NextHopSpec, Node, Peer, PeerSpec, RestartSeconds, SecretKey, TcpAoAlgorithm, TimersSpec,
-    Topology, UnawarePeers,
+    AsNumber, AsnSource, GracefulRestartSpec, LimitActionSpec, LocalAddress, LongLivedSpec,
+    MaxPrefixes, NextHopSpec, Node, NodeText, Peer, PeerSpec, RestartSeconds, SecretKey, TcpAoAlgorithm,
+    TimersSpec, UnawarePeers,
 };
 use bgp::config::{
     Advertisement, AoAlgorithm, AoKey, Authentication, Config, DecisionConfig, GracefulRestart,
@@ -15,8 +15,9 @@ use bgp::config::{
 };
 use bgp::types::{Asn, Prefix, RouterId};
 
+use crate::topology::Generated;
 use crate::wanted::{node_key, rack_key};
-use crate::{BfdSession, KernelConfig, NodeConfig, Purpose, Snapshot, Subnet, bfd, mesh, policy};
+use crate::{BfdSession, KernelConfig, NodeConfig, Purpose, Snapshot, Subnet, bfd, policy};
 
 /// A session, and what selectors look at.
 pub(crate) struct Planned {
@@ -28,6 +29,7 @@ pub(crate) struct Planned {
 /// The configuration of `node`; `None` when it cannot have one. What is wrong goes to `problems`.
 pub(crate) fn config(
     snapshot: &Snapshot,
+    generated: Option<&Generated<'_>>,
     node: &Node,
     problems: &mut Vec<String>,
 ) -> Option<NodeConfig> {
@@ -56,18 +58,20 @@ pub(crate) fn config(
             )),
         }
     }
-    if fabric.topology == Topology::Mesh {
-        peers.extend(mesh::peers(snapshot, node, asn, problems));
+    if let Some(generated) = generated {
+        peers.extend(generated.peers(snapshot, node, asn, problems));
     }
     drop_double_addresses(&mut peers, problems);
 
-    let (advertisements, originate) = advertised(snapshot, node, &subnets, &peers, asn);
-    let policies = policies(snapshot, &peers, asn);
+    let (advertisements, originate) = advertised(snapshot, generated, node, &subnets, &peers, asn);
+    let policies = policies(snapshot, generated, &peers, asn);
+    let is_reflector = generated.is_some_and(|generated| generated.reflects(node));
+    let of_all = (fabric.reflectors.as_ref()).and_then(|reflectors| reflectors.cluster_id);
     let bfd = peers.iter().filter_map(|peer| peer.bfd.clone()).collect();
     let bgp = Config {
         asn,
         router_id,
-        cluster_id: None,
+        cluster_id: of_all.filter(|_| is_reflector),
         peers: peers.into_iter().map(|peer| peer.config).collect(),
         policies,
         advertisements,
@@ -125,6 +129,15 @@ pub(crate) fn own_asn(snapshot: &Snapshot, node: &Node) -> Result<Asn, String> {
                      it; add the label, or say Node spec.asn"
                 ));
             };
+            if per_rack.is_in_label() {
+                let asn = AsNumber::read(rack).map(AsNumber::get);
+                return asn.map_err(|why| {
+                    format!(
+                        "no AS number: Fabric spec.asn.perRack, without values and range, looks for it in \
+                         the node's label `{label}`, which is `{rack}` and {why}"
+                    )
+                });
+            }
             let listed = per_rack.values.get(rack).map(|asn| asn.get());
             listed.or_else(|| given(&rack_key(rack))).ok_or_else(|| match per_rack.range {
                 Some(range) => format!(
@@ -186,26 +199,16 @@ fn subnets(snapshot: &Snapshot, node: &Node) -> Vec<Subnet> {
 
 fn session(snapshot: &Snapshot, node: &Node, peer: &Peer, asn: Asn) -> Result<PeerConfig, String> {
     let spec = &peer.spec;
-    let labels = &node.metadata.labels;
-    let no_value = |field: &str, label: &str, known: Vec<&String>| match labels.get(label) {
-        Some(value) => format!(
-            "spec.{field}.values has nothing for {label} `{value}`; it lists {}",
-            listed_names(known.into_iter())
-        ),
-        None => format!("the node has no label `{label}`, which spec.{field} looks at"),
-    };
     let address = match (spec.address, &spec.address_from) {
         (Some(address), _) => address,
-        (None, Some(from)) => *from
-            .get(labels)
-            .ok_or_else(|| no_value("addressFrom", &from.label, from.values.keys().collect()))?,
+        (None, Some(from)) => (from.get(&node.metadata))
+            .map_err(|why| format!("spec.addressFrom finds no address: {why}"))?,
         (None, None) => return Err("it says neither spec.address nor spec.addressFrom".into()),
     };
     let remote_asn = match (spec.remote_asn, &spec.remote_asn_from) {
         (Some(asn), _) => asn.get(),
-        (None, Some(from)) => from
-            .get(labels)
-            .ok_or_else(|| no_value("remoteAsnFrom", &from.label, from.values.keys().collect()))?
+        (None, Some(from)) => (from.get(&node.metadata))
+            .map_err(|why| format!("spec.remoteAsnFrom finds no AS number: {why}"))?
             .get(),
         (None, None) => return Err("it says neither spec.remoteAsn nor spec.remoteAsnFrom".into()),
     };
@@ -213,6 +216,12 @@ fn session(snapshot: &Snapshot, node: &Node, peer: &Peer, asn: Asn) -> Result<Pe
         return Err(format!(
             "its address {address} is the node's own; narrow spec.nodeSelector so that it leaves this \
              node out"
+        ));
+    }
+    if spec.reflector_client && remote_asn != asn {
+        return Err(format!(
+            "spec.reflectorClient is for peers of our own AS, but the node's number is {asn} and the other \
+             side's {remote_asn}"
         ));
     }
     let default_ttl = if remote_asn == asn { 255 } else { 1 };
@@ -436,6 +445,7 @@ fn drop_double_addresses(peers: &mut Vec<Planned>, problems: &mut Vec<String>) {
 /// What the node says of itself, and the prefixes meant.
 fn advertised(
     snapshot: &Snapshot,
+    generated: Option<&Generated<'_>>,
     node: &Node,
     subnets: &[Subnet],
     peers: &[Planned],
@@ -474,8 +484,8 @@ fn advertised(
             }
         }
     }
-    if snapshot.resources.fabric.spec.topology == Topology::Mesh {
-        mesh::advertise(subnets, peers, &mut advertisements, &mut originate);
+    if let Some(generated) = generated {
+        generated.advertise(subnets, peers, &mut advertisements, &mut originate);
     }
     let originate = originate
         .into_iter()
@@ -488,7 +498,12 @@ fn advertised(
 }
 
 /// Only those that a peer of the node uses, each once, in the order of their names.
-fn policies(snapshot: &Snapshot, peers: &[Planned], asn: Asn) -> Vec<Policy> {
+fn policies(
+    snapshot: &Snapshot,
+    generated: Option<&Generated<'_>>,
+    peers: &[Planned],
+    asn: Asn,
+) -> Vec<Policy> {
     let used: BTreeSet<&String> = peers
         .iter()
         .flat_map(|peer| peer.config.import.iter().chain(&peer.config.export))
@@ -498,11 +513,8 @@ fn policies(snapshot: &Snapshot, peers: &[Planned], asn: Asn) -> Vec<Policy> {
     let mut policies: Vec<Policy> = from_user
         .map(|policy| policy::policy(policy, asn))
         .collect();
-    if used
-        .iter()
-        .any(|name| mesh::POLICIES.contains(&name.as_str()))
-    {
-        policies.extend(mesh::policies(snapshot));
+    if let Some(generated) = generated {
+        policies.extend_from_slice(generated.policies(used.iter().copied()));
     }
     policies.sort_by(|a, b| a.name.cmp(&b.name));
     policies

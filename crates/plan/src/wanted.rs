@@ -1,6 +1,6 @@
 //! What the controller has to give out before a plan is complete.
 
-use api::{AsnRange, AsnSource, Resources, SubnetSource};
+use api::{AsnRange, AsnSource, FromNode, Resources, SubnetSource};
 use bgp::types::{Family, Prefix};
 
 /// A node should have at least one subnet of this family out of this pool.
@@ -98,16 +98,17 @@ pub fn fixed_numbers(resources: &Resources) -> std::collections::BTreeSet<bgp::t
         AsnSource::Value(_) | AsnSource::PerNode(_) => Vec::new(),
     };
     let peers = resources.peers.values().flat_map(|peer| {
-        let from = peer
-            .spec
-            .remote_asn_from
-            .iter()
-            .flat_map(|from| from.values.values());
+        let from = peer.spec.remote_asn_from.as_ref();
+        let listed = from.into_iter().flat_map(FromNode::listed);
+        let listed = listed.map(|(_, asn)| *asn);
+        let own = from.filter(|from| from.values.is_none()).into_iter();
+        let nodes = || resources.nodes.values();
+        let own = own.flat_map(|from| nodes().filter_map(|node| from.get(&node.metadata).ok()));
         peer.spec
             .remote_asn
-            .iter()
-            .chain(from)
-            .copied()
+            .into_iter()
+            .chain(listed)
+            .chain(own)
             .collect::<Vec<_>>()
     });
     nodes

@@ -203,3 +203,46 @@ fn a_single_host_announces_its_networks_and_its_service() {
     assert_eq!(config.subnets.len(), 2);
     assert_eq!(config.bgp.router_id.to_string(), "192.0.2.20");
 }
+
+#[test]
+fn reflectors_have_a_session_with_every_node_and_the_others_with_them_alone() {
+    let plan = planned("reflectors");
+    let sessions = |node: &str| -> Vec<(String, bool, bool)> {
+        let peers = plan.configs[node].bgp.peers.iter();
+        let of = |peer: &PeerConfig| (peer.name.clone(), peer.passive, peer.reflector_client);
+        peers.map(of).collect()
+    };
+    let client = |name: &str| (format!("client-{name}"), true, true);
+    let reflector = |name: &str| (format!("reflector-{name}"), false, false);
+    let of_r1 = [client("n1"), client("n2"), client("n3"), reflector("r2")];
+    assert_eq!(sessions("r1"), of_r1);
+    assert_eq!(sessions("r2").last(), Some(&reflector("r1")));
+    for node in ["n1", "n2", "n3"] {
+        assert_eq!(sessions(node), [reflector("r1"), reflector("r2")]);
+    }
+    for (node, config) in &plan.configs {
+        assert_eq!(config.bgp.cluster_id, None, "each a cluster of its own");
+        assert_eq!(config.bgp.originate.len(), 2, "{node}");
+        let policies: Vec<&String> = config.bgp.policies.iter().map(|it| &it.name).collect();
+        assert_eq!(policies, ["reflectors-export", "reflectors-import"]);
+    }
+}
+
+#[test]
+fn nodes_say_by_labels_and_annotations_who_they_are_and_whom_they_peer_with() {
+    let plan = planned("labels");
+    for (node, asn, tor, tor_ipv6, tor_asn, border) in [
+        ("a1", 65201, "10.1.0.1", "fd00:1::1", 65101, "10.0.1.1"),
+        ("b1", 65202, "10.2.0.1", "fd00:2::1", 65102, "10.0.2.1"),
+    ] {
+        let config = &plan.configs[node];
+        assert_eq!(config.bgp.asn, Asn(asn));
+        let address = |name: &str| peer(config, name).address.to_string();
+        assert_eq!(
+            [address("tor"), address("tor-ipv6"), address("border")],
+            [tor, tor_ipv6, border]
+        );
+        assert_eq!(peer(config, "tor").remote_asn, Asn(tor_asn));
+        assert_eq!(peer(config, "tor-ipv6").remote_asn, Asn(tor_asn));
+    }
+}

@@ -252,8 +252,8 @@ fn a_session_that_cannot_be_planned_leaves_the_others() {
     assert_eq!(names, ["good"]);
     assert_eq!(
         plan.problems[0].to_string(),
-        "node `n1`: no session with Peer `other`: spec.addressFrom.values has nothing for rack `b`; it \
-         lists `a`"
+        "node `n1`: no session with Peer `other`: spec.addressFrom finds no address: its values have \
+         nothing for rack `b`; they list `a`"
     );
 }
 
@@ -499,11 +499,106 @@ fn subnets_are_wanted_by_the_nodes_a_pool_selects_once_for_each_family() {
     assert_eq!(wanted, ["n2 p IPv4 /26", "n2 p IPv6 /64"]);
 }
 
+#[test]
+fn what_a_node_says_wrong_is_its_own_problem_told_with_label_and_value() {
+    let node = |name: &str, n: u8, labels: &str| {
+        document(
+            "Node",
+            name,
+            labels,
+            &format!("{{addresses: [192.0.2.{n}]}}"),
+        )
+    };
+    let plan = planned(&[
+        fabric("{asn: {perRack: {label: asn}}}"),
+        node("n1", 1, "asn: \"65201\", tor: rack-7, tor-asn: \"65101\""),
+        node("n2", 2, "asn: \"65201\", tor: 192.0.2.254, tor-asn: \"0\""),
+        node("n3", 3, "asn: rack-7"),
+        node(
+            "n4",
+            4,
+            "asn: \"65201\", tor: 192.0.2.254, tor-asn: \"65101\"",
+        ),
+        document(
+            "Peer",
+            "tor",
+            "",
+            "{addressFrom: {label: tor}, remoteAsnFrom: {label: tor-asn}}",
+        ),
+    ]);
+    let problems: Vec<String> = plan.problems.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        problems,
+        [
+            "node `n1`: no session with Peer `tor`: spec.addressFrom finds no address: the node's label \
+             `tor` is `rack-7`, which is no IP address; allowed: such as 192.0.2.1, or in an annotation \
+             2001:db8::1",
+            "node `n2`: no session with Peer `tor`: spec.remoteAsnFrom finds no AS number: the node's \
+             label `tor-asn` is `0`, which is no AS number; allowed: 1 to 4294967294, as one number, \
+             except the reserved 23456 and 65535",
+            "node `n3`: no AS number: Fabric spec.asn.perRack, without values and range, looks for it in \
+             the node's label `asn`, which is `rack-7` and is no AS number; allowed: 1 to 4294967294, as \
+             one number, except the reserved 23456 and 65535",
+        ]
+    );
+    assert_eq!(plan.configs["n4"].bgp.peers[0].remote_asn, Asn(65101));
+}
+
+#[test]
+fn numbers_that_peers_have_by_labels_are_not_given_out() {
+    let resources = resources(&[
+        fabric("{asn: {perNode: {range: 65100-65109}}}"),
+        document("Node", "n1", "tor-asn: \"65100\"", "{}"),
+        document(
+            "Peer",
+            "tor",
+            "",
+            "{address: 192.0.2.1, remoteAsnFrom: {label: tor-asn}}",
+        ),
+    ])
+    .unwrap();
+    assert_eq!(plan::fixed_numbers(&resources), [Asn(65100)].into());
+}
+
+#[test]
+fn without_a_reflector_every_node_is_told() {
+    let reflectors = "{asn: {value: 64512}, topology: Reflectors, reflectors: {nodeSelector: \
+                      {matchLabels: {role: reflector}}}}";
+    let plan = planned(&[
+        fabric(reflectors),
+        document("Node", "n1", "", "{addresses: [192.0.2.1]}"),
+    ]);
+    assert_eq!(
+        plan.problems[0].to_string(),
+        "node `n1`: no session with any node: Fabric spec.reflectors.nodeSelector selects no node; label \
+         two nodes or more so that it does"
+    );
+}
+
+#[test]
+fn a_cluster_id_is_for_reflectors_alone() {
+    let plan = planned(&[
+        fabric(
+            "{asn: {value: 64512}, topology: Reflectors, reflectors: {nodeSelector: {names: [r1, r2]}, \
+             clusterId: 10.0.0.77}}",
+        ),
+        document("Node", "r1", "", "{addresses: [192.0.2.1]}"),
+        document("Node", "r2", "", "{addresses: [192.0.2.2]}"),
+        document("Node", "n1", "", "{addresses: [192.0.2.3]}"),
+    ]);
+    let id = |node: &str| plan.configs[node].bgp.cluster_id.map(|id| id.to_string());
+    assert_eq!(id("r1").as_deref(), Some("10.0.0.77"));
+    assert_eq!(id("r2").as_deref(), Some("10.0.0.77"));
+    assert_eq!(id("n1"), None);
+}
+
 /// Documents that are right on their own and often together.
 fn cluster() -> impl Strategy<Value = Vec<String>> {
     let fabric = prop_oneof![
         Just("{asn: {value: 64512}}"),
         Just("{asn: {value: 64512}, topology: Mesh, timers: {holdSeconds: 0}}"),
+        Just("{asn: {value: 64512}, topology: Reflectors, reflectors: {nodeSelector: {matchLabels: {rack: a}}, clusterId: 10.0.0.1}}"),
+        Just("{asn: {value: 64512}, topology: Reflectors, reflectors: {nodeSelector: {matchLabels: {rack: b}}}}"),
         Just("{asn: {perRack: {values: {a: 65201, b: 65202}}}, kernel: {install: false}}"),
         Just("{asn: {perRack: {values: {a: 65201}, range: 65210-65219}}, listenPort: 1790}"),
         Just("{asn: {perNode: {range: 4200000000-4200000999}}, decision: {maxPaths: 1, backupPaths: true}}"),
@@ -524,7 +619,7 @@ fn cluster() -> impl Strategy<Value = Vec<String>> {
     let peer = (0_u8..6, "[abc]", 0_u8..4).prop_map(|(n, rack, kind)| {
         let side = match kind {
             0 => format!("address: 198.51.100.{n}, remoteAsn: 65000, ttl: 3, allowOwnAs: 2"),
-            1 => format!("addressFrom: {{label: rack, values: {{a: 198.51.100.{n}, b: \"2001:db8:1::{n}\"}}}}, remoteAsn: 64512, extendedNextHop: true"),
+            1 => format!("addressFrom: {{label: rack, values: {{a: 198.51.100.{n}, b: \"2001:db8:1::{n}\"}}}}, remoteAsn: 64512, extendedNextHop: true, reflectorClient: true"),
             2 => format!("address: \"2001:db8:2::{n}\", remoteAsnFrom: {{label: rack, values: {{a: 65101, b: 65201}}}}, families: [IPv6], nextHop: Self"),
             _ => format!("address: 198.51.100.{}, remoteAsn: 65001, localAddress: 192.0.2.0/24, passive: true, shutdown: {{message: café}}", n + 100),
         };

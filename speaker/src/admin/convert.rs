@@ -50,6 +50,7 @@ pub(super) fn peer((peer, bfd, key): WatchedPeer) -> pb::Peer {
             .map(|(fault, count)| (fault.to_string(), *count))
             .collect(),
         passive: peer.passive,
+        reflector_client: peer.reflector_client,
         shutdown: peer.shutdown,
         import_policies: peer.import,
         export_policies: peer.export,

@@ -60,6 +60,9 @@ pub(super) fn detail(
         address => address.to_owned(),
     };
     line("our address", format!("{ours}{passive}"))?;
+    if peer.reflector_client {
+        line("reflection", "our reflector client (RFC 4456)".to_owned())?;
+    }
     if !peer.remote_router_id.is_empty() {
         line("router id", peer.remote_router_id.clone())?;
     }
@@ -409,6 +412,18 @@ mod tests {
         let output = Output::new(Format::Table, Color::Never);
         detail(&mut text, output, Some("a1"), peer).unwrap();
         String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn a_reflector_s_client_is_called_so() {
+        let peer = |reflector_client| Peer {
+            name: "client-n1".into(),
+            reflector_client,
+            ..Peer::default()
+        };
+        let line = "  reflection    our reflector client (RFC 4456)\n";
+        assert!(text(&peer(true)).contains(line));
+        assert!(!text(&peer(false)).contains("reflect"));
     }
 
     #[test]

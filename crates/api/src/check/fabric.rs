@@ -1,8 +1,8 @@
 //! Fabric: exactly one, and what it says fits the nodes.
 
-use super::{Findings, bfd_echo, bfd_key, long_lived_without_restart, several, timers};
+use super::{Findings, bfd_echo, bfd_key, long_lived_without_restart, several, timers, topology};
 use crate::parse::{Item, Loaded};
-use crate::{AsnSource, FabricSpec, GracefulRestartSpec, Mistake, TimersSpec, Topology};
+use crate::{AsNumber, AsnSource, FabricSpec, GracefulRestartSpec, Mistake, NodeText, TimersSpec};
 
 /// Numbers in use by others, from `/etc/iproute2/rt_protos` and the kernel's headers.
 const PROTOCOLS: [(u8, &str); 16] = [
@@ -65,9 +65,7 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
         GracefulRestartSpec::default(),
         findings,
     );
-    if first.spec().topology == Topology::Mesh {
-        mesh(first, loaded, findings);
-    }
+    topology::check(first, loaded, findings);
 }
 
 fn kernel(fabric: &Item<FabricSpec>, findings: &mut Findings<'_>) {
@@ -125,15 +123,6 @@ fn numbers(fabric: &Item<FabricSpec>, loaded: &Loaded, findings: &mut Findings<'
             }
         }
         AsnSource::PerRack(per_rack) => {
-            if per_rack.values.is_empty() && per_rack.range.is_none() {
-                findings.mistake(
-                    &fabric.document,
-                    "spec.asn.perRack",
-                    "says no number; allowed: `values: {a: 65101, b: 65102}`, or `range: 65100-65199` to \
-                     have them given out, or both",
-                );
-                return;
-            }
             for node in loaded.nodes.iter().filter(|node| node.spec().asn.is_none()) {
                 let label = &per_rack.label;
                 let rack = node.resource.metadata.labels.get(label);
@@ -147,6 +136,19 @@ fn numbers(fabric: &Item<FabricSpec>, loaded: &Loaded, findings: &mut Findings<'
                              label or says spec.asn"
                         ),
                     ),
+                    Some(rack) if per_rack.is_in_label() => {
+                        if let Err(why) = AsNumber::read(rack) {
+                            findings.warning(
+                                &node.document,
+                                &format!("metadata.labels.{label}"),
+                                format!(
+                                    "found `{rack}`, in which the Fabric ({place}, spec.asn.perRack, without \
+                                     values and range) looks for the AS number, and it {why}; the node stays \
+                                     without configuration"
+                                ),
+                            );
+                        }
+                    }
                     Some(rack) if per_rack.range.is_none() && !per_rack.values.contains_key(rack) => {
                         findings.warning(
                             &node.document,
@@ -162,62 +164,5 @@ fn numbers(fabric: &Item<FabricSpec>, loaded: &Loaded, findings: &mut Findings<'
                 }
             }
         }
-    }
-}
-
-/// A mesh is iBGP, and its generated names are its own.
-fn mesh(fabric: &Item<FabricSpec>, loaded: &Loaded, findings: &mut Findings<'_>) {
-    let AsnSource::Value(asn) = fabric.spec().asn else {
-        findings.mistake(
-            &fabric.document,
-            "spec.topology",
-            "found `Mesh`, which is iBGP and needs one AS number for all nodes; allowed: Mesh with `asn: \
-             {value: 64512}`, or ToR with numbers per rack or per node",
-        );
-        return;
-    };
-    for node in &loaded.nodes {
-        if let Some(own) = node.spec().asn.filter(|own| *own != asn) {
-            findings.mistake(
-                &node.document,
-                "spec.asn",
-                format!(
-                    "found {own}; in the topology Mesh all nodes have the Fabric's AS number {asn}: leave \
-                     it out"
-                ),
-            );
-        }
-    }
-    let generated = "is a name that the topology Mesh gives to what it generates; choose another";
-    for peer in loaded
-        .peers
-        .iter()
-        .filter(|peer| peer.name().starts_with("mesh-"))
-    {
-        findings.mistake(
-            &peer.document,
-            "metadata.name",
-            format!("`{}` {generated}", peer.name()),
-        );
-    }
-    for policy in &loaded.policies {
-        if matches!(policy.name(), "mesh-import" | "mesh-export") {
-            findings.mistake(
-                &policy.document,
-                "metadata.name",
-                format!("`{}` {generated}", policy.name()),
-            );
-        }
-    }
-    for advertisement in loaded
-        .advertisements
-        .iter()
-        .filter(|it| it.name() == "mesh")
-    {
-        findings.mistake(
-            &advertisement.document,
-            "metadata.name",
-            format!("`mesh` {generated}"),
-        );
     }
 }

@@ -11,6 +11,7 @@ mod policies;
 mod pools;
 mod protection;
 mod shadow;
+mod topology;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -110,12 +111,13 @@ fn selector(document: &Document, field: &str, selector: &Selector, findings: &mu
 /// Warns of a selector of nodes that selects none, and of names that no node has.
 fn selects_nodes(
     document: &Document,
+    field: &str,
     selector: &Selector,
     consequence: &str,
     loaded: &Loaded,
     findings: &mut Findings<'_>,
 ) {
-    self::selector(document, "spec.nodeSelector", selector, findings);
+    self::selector(document, field, selector, findings);
     // Without a single node written down they come from elsewhere, or all are mistaken.
     if loaded.nodes.is_empty() || loaded.unnamed {
         return;
@@ -125,7 +127,7 @@ fn selects_nodes(
         if !loaded.named.contains(&("Node".to_owned(), name.clone())) {
             findings.warning(
                 document,
-                &format!("spec.nodeSelector.names[{index}]"),
+                &format!("{field}.names[{index}]"),
                 missing("Node", name, &names),
             );
         }
@@ -138,7 +140,7 @@ fn selects_nodes(
         let labels = labels(loaded.nodes.iter().map(|node| &node.resource.metadata));
         findings.warning(
             document,
-            "spec.nodeSelector",
+            field,
             format!("selects no node, so {consequence}; the nodes have {labels}"),
         );
     }
@@ -267,7 +269,7 @@ fn long_lived_without_restart(
 }
 
 /// Why no router can have this address, if none can.
-fn unusable_address(address: IpAddr) -> Option<&'static str> {
+pub(crate) fn unusable_address(address: IpAddr) -> Option<&'static str> {
     match address {
         _ if address.is_unspecified() => Some("it is the unspecified address"),
         _ if address.is_multicast() => Some("it is a multicast address"),

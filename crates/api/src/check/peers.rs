@@ -11,7 +11,8 @@ use super::{
 };
 use crate::parse::{Document, Item, Loaded};
 use crate::{
-    AsnSource, LimitActionSpec, LocalAddress, NodeSpec, PeerSpec, PerLabel, SetNextHop, TimersSpec,
+    AsNumber, AsnSource, FromNode, LimitActionSpec, LocalAddress, NoValue, NodeSpec, NodeText,
+    PeerSpec, SetNextHop, TimersSpec,
 };
 
 pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
@@ -43,6 +44,7 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
         bfd_key(&peer.document, peer.spec().bfd.as_ref(), findings);
         selects_nodes(
             &peer.document,
+            "spec.nodeSelector",
             &peer.spec().node_selector,
             "no node has this session",
             loaded,
@@ -50,6 +52,7 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
         );
         on_nodes(peer, loaded, findings);
         closed(peer, loaded, findings);
+        client(peer, loaded, findings);
         same_number(peer, loaded, findings);
     }
     same_address(loaded, findings);
@@ -69,8 +72,15 @@ fn selected<'a>(
 /// The other side's address on a node; `None` when there is none.
 fn address_on(peer: &PeerSpec, node: &Item<NodeSpec>) -> Option<IpAddr> {
     let from = peer.address_from.as_ref();
-    peer.address
-        .or_else(|| from?.get(&node.resource.metadata.labels).copied())
+    let metadata = &node.resource.metadata;
+    peer.address.or_else(|| from?.get(metadata).ok())
+}
+
+/// The AS number that the other side has to have on a node; `None` when there is none.
+fn remote_on(peer: &PeerSpec, node: &Item<NodeSpec>) -> Option<AsNumber> {
+    let from = peer.remote_asn_from.as_ref();
+    let metadata = &node.resource.metadata;
+    peer.remote_asn.or_else(|| from?.get(metadata).ok())
 }
 
 /// Exactly one way to find the address, exactly one to find the AS number.
@@ -90,7 +100,7 @@ fn other_side(peer: &Item<PeerSpec>, findings: &mut Findings<'_>) {
         "the other side's AS number",
         findings,
     );
-    let values = spec.address_from.iter().flat_map(|from| &from.values);
+    let values = spec.address_from.iter().flat_map(FromNode::listed);
     let values = values.map(|(key, address)| (format!("spec.addressFrom.values.{key}"), address));
     let one = spec
         .address
@@ -110,13 +120,13 @@ fn other_side(peer: &Item<PeerSpec>, findings: &mut Findings<'_>) {
             );
         }
     }
-    no_values(
+    where_to_look(
         document,
         "addressFrom",
         spec.address_from.as_ref(),
         findings,
     );
-    no_values(
+    where_to_look(
         document,
         "remoteAsnFrom",
         spec.remote_asn_from.as_ref(),
@@ -124,18 +134,39 @@ fn other_side(peer: &Item<PeerSpec>, findings: &mut Findings<'_>) {
     );
 }
 
-fn no_values<T>(
+/// One label or one annotation, and values only for a label.
+fn where_to_look<T>(
     document: &Document,
     field: &str,
-    from: Option<&PerLabel<T>>,
+    from: Option<&FromNode<T>>,
     findings: &mut Findings<'_>,
 ) {
-    if from.is_some_and(|from| from.values.is_empty()) {
-        findings.mistake(
+    let Some(from) = from else { return };
+    let at = |name: &str| format!("spec.{field}{name}");
+    match (&from.label, &from.annotation) {
+        (None, None) => findings.mistake(
             document,
-            &format!("spec.{field}.values"),
-            "is empty; allowed: a value for each value of the label",
-        );
+            &at(""),
+            "does not say where to look; write the name of a label of the nodes, such as `label: rack`, \
+             or of an annotation",
+        ),
+        (Some(_), Some(_)) => findings.mistake(
+            document,
+            &at(".annotation"),
+            "says a second time where to look, beside label; remove one of the two",
+        ),
+        (None, Some(_)) if from.values.is_some() => findings.mistake(
+            document,
+            &at(".values"),
+            "is for a label; an annotation holds the value itself: remove this field",
+        ),
+        _ if from.values.as_ref().is_some_and(BTreeMap::is_empty) => findings.mistake(
+            document,
+            &at(".values"),
+            "is empty; allowed: a value for each value of the label, or leave it out where the label \
+             holds the value itself",
+        ),
+        _ => {}
     }
 }
 
@@ -237,10 +268,8 @@ fn families(peer: &Item<PeerSpec>, findings: &mut Findings<'_>) {
         }
     }
     let ipv4 = spec.families.contains(&Family::Ipv4);
-    let from = spec
-        .address_from
-        .iter()
-        .flat_map(|from| from.values.values());
+    let from = spec.address_from.iter().flat_map(FromNode::listed);
+    let from = from.map(|(_, address)| address);
     let over_ipv6 = spec.address.iter().chain(from).any(IpAddr::is_ipv6);
     if spec.extended_next_hop && !ipv4 {
         findings.warning(
@@ -300,28 +329,32 @@ fn own_timers(peer: &Item<PeerSpec>, fabric: TimersSpec, findings: &mut Findings
 /// What is wrong on the nodes that have the session.
 fn on_nodes(peer: &Item<PeerSpec>, loaded: &Loaded, findings: &mut Findings<'_>) {
     let (spec, document) = (peer.spec(), &peer.document);
-    let mut without: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    let mut without: BTreeMap<(&str, String), Vec<&str>> = BTreeMap::new();
     for node in selected(peer, loaded) {
-        let labels = &node.resource.metadata.labels;
-        if let Some(from) = spec
-            .address_from
-            .as_ref()
-            .filter(|from| from.get(labels).is_none())
-        {
-            without
-                .entry(("addressFrom", &from.label))
-                .or_default()
-                .push(node.name());
-        }
-        if let Some(from) = spec
+        let metadata = &node.resource.metadata;
+        let address = spec.address_from.as_ref().map(|it| it.get(metadata).err());
+        let asn = spec
             .remote_asn_from
             .as_ref()
-            .filter(|from| from.get(labels).is_none())
-        {
-            without
-                .entry(("remoteAsnFrom", &from.label))
-                .or_default()
-                .push(node.name());
+            .map(|it| it.get(metadata).err());
+        for (field, why) in [("addressFrom", address), ("remoteAsnFrom", asn)] {
+            let why = match why.flatten() {
+                Some(NoValue::Absent { kind, name }) => format!("finds no {kind} `{name}` on"),
+                Some(NoValue::Unlisted { label, .. }) => {
+                    format!("has no value for the label `{label}` of")
+                }
+                Some(NoValue::Wrong {
+                    kind,
+                    name,
+                    found,
+                    why,
+                }) => {
+                    format!("finds {kind} `{name}` `{found}`, which {why}, on")
+                }
+                // Told already.
+                None | Some(NoValue::Nowhere) => continue,
+            };
+            without.entry((field, why)).or_default().push(node.name());
         }
         let own = &node.spec().addresses;
         if let Some(address) = address_on(spec, node).filter(|address| own.contains(address)) {
@@ -342,12 +375,12 @@ fn on_nodes(peer: &Item<PeerSpec>, loaded: &Loaded, findings: &mut Findings<'_>)
         }
         local_address(document, spec.local_address, node, findings);
     }
-    for ((field, label), nodes) in without {
+    for ((field, why), nodes) in without {
         findings.warning(
             document,
             &format!("spec.{field}"),
             format!(
-                "has no value for the label `{label}` of {}, so there is no session on {}",
+                "{why} {}, so there is no session on {}",
                 several(nodes.iter()),
                 if nodes.len() == 1 {
                     "this node"
@@ -423,6 +456,32 @@ fn closed(peer: &Item<PeerSpec>, loaded: &Loaded, findings: &mut Findings<'_>) {
     }
 }
 
+/// Routes are reflected within one AS.
+fn client(peer: &Item<PeerSpec>, loaded: &Loaded, findings: &mut Findings<'_>) {
+    let spec = peer.spec();
+    if !spec.reflector_client {
+        return;
+    }
+    let fabric = loaded.fabrics.first().map(|it| &it.spec().asn);
+    let of_all = match (fabric, spec.remote_asn) {
+        (Some(AsnSource::Value(own)), Some(remote)) => Some((own.get(), remote.get())),
+        _ => None,
+    };
+    let of_nodes = selected(peer, loaded)
+        .filter_map(|node| Some((number_of(node, loaded)?, remote_on(spec, node)?.get())));
+    let external = of_all.into_iter().filter(|_| loaded.nodes.is_empty());
+    if let Some((own, remote)) = external.chain(of_nodes).find(|(own, remote)| own != remote) {
+        findings.mistake(
+            &peer.document,
+            "spec.reflectorClient",
+            format!(
+                "needs a peer of our own AS (iBGP), but ours is {own} and the other side's {remote}; \
+                 remove one of the two"
+            ),
+        );
+    }
+}
+
 /// Nodes of one AS number refuse each other's routes when an eBGP peer passes them on.
 fn same_number(peer: &Item<PeerSpec>, loaded: &Loaded, findings: &mut Findings<'_>) {
     let spec = peer.spec();
@@ -458,7 +517,10 @@ fn number_of(node: &Item<NodeSpec>, loaded: &Loaded) -> Option<Asn> {
         AsnSource::PerNode(_) => None,
         AsnSource::PerRack(per_rack) => {
             let rack = node.resource.metadata.labels.get(&per_rack.label)?;
-            per_rack.values.get(rack).map(|asn| asn.get())
+            match per_rack.is_in_label() {
+                true => AsNumber::read(rack).ok().map(AsNumber::get),
+                false => per_rack.values.get(rack).map(|asn| asn.get()),
+            }
         }
     })
 }
@@ -477,10 +539,7 @@ fn is_ebgp_somewhere(peer: &Item<PeerSpec>, loaded: &Loaded) -> bool {
         };
     }
     nodes.any(|node| {
-        let from = spec.remote_asn_from.as_ref();
-        let labels = &node.resource.metadata.labels;
-        let remote = spec.remote_asn.or_else(|| from?.get(labels).copied());
-        remote.is_some_and(|remote| number_of(node, loaded) != Some(remote.get()))
+        remote_on(spec, node).is_some_and(|remote| number_of(node, loaded) != Some(remote.get()))
     })
 }
 

@@ -295,6 +295,7 @@ fn announce(advertisement: &Item<AdvertisementSpec>, loaded: &Loaded, findings: 
     set(document, "spec.set", &spec.set, findings);
     selects_nodes(
         document,
+        "spec.nodeSelector",
         &spec.node_selector,
         "nobody announces this",
         loaded,

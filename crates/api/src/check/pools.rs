@@ -46,6 +46,7 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
         reserved(pool, findings);
         selects_nodes(
             document,
+            "spec.nodeSelector",
             &pool.spec().node_selector,
             "no node gets a subnet of it",
             loaded,

@@ -443,13 +443,11 @@ fn patch(export: &Export, change: &Change, mut stored: &[u8], block: &mut Vec<u8
         stored = rest;
         let value = &attribute[header..];
         due.before(kind, block);
-        match (kind, due.cluster) {
-            (kind::CLUSTER_LIST, Some(cluster)) => {
-                due.cluster = None;
-                put_cluster_list(cluster, value, block);
-                continue;
-            }
-            _ => {}
+        if kind == kind::CLUSTER_LIST
+            && let Some(cluster) = due.cluster.take()
+        {
+            put_cluster_list(cluster, value, block);
+            continue;
         }
         match kind {
             kind::AS_PATH if export.ebgp => prepend(export.local_asn, value, block),
