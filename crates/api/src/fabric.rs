@@ -107,6 +107,7 @@ pub enum Topology {
 
 /// Which nodes reflect routes. RFC 4456.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ReflectorsSpec {
     /// Those that do; two or more, so that each can be away.

@@ -14,23 +14,19 @@ use crate::{Metadata, ParseError};
 /// `{label: rack, values: {a: 10.1.0.1, b: 10.2.0.1}}`, `{label: tor-address}` or
 /// `{annotation: example.com/tor-address}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FromNode<T> {
     /// The node's label that is looked at. Either this or `annotation`.
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     /// The node's annotation that holds the value, for what a label cannot hold, such as an IPv6
     /// address.
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub annotation: Option<String>,
     /// What the label's values stand for; when not given, the label holds the value itself.
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub values: Option<BTreeMap<String, T>>,
-}
-
-// A derived default would ask `T` for one.
-fn none<T>() -> Option<T> {
-    None
 }
 
 /// What may stand in a label or an annotation.

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use api::{
     AsNumber, AsnSource, GracefulRestartSpec, LimitActionSpec, LocalAddress, LongLivedSpec,
-    MaxPrefixes, NextHopSpec, Node, NodeText, Peer, PeerSpec, RestartSeconds, SecretKey, TcpAoAlgorithm,
-    TimersSpec, UnawarePeers,
+    MaxPrefixes, NextHopSpec, Node, NodeText, Peer, PeerSpec, RestartSeconds, SecretKey,
+    TcpAoAlgorithm, TimersSpec, UnawarePeers,
 };
 use bgp::config::{
     Advertisement, AoAlgorithm, AoKey, Authentication, Config, DecisionConfig, GracefulRestart,

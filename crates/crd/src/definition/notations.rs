@@ -5,11 +5,16 @@ use serde_json::{Value, json};
 use super::{Problem, add_rule, children};
 
 /// A rule of a format, and what it allows.
-const NOTATIONS: [(&str, &str, &str); 11] = [
+const NOTATIONS: [(&str, &str, &str); 12] = [
     (
         "ip",
         "isIP(self)",
         "allowed: an IP address such as `192.0.2.1` or `2001:db8::1`",
+    ),
+    (
+        "ipv4",
+        "isIP(self) && ip(self).family() == 4",
+        "allowed: four numbers in IPv4 notation, such as `10.0.0.1`",
     ),
     (
         "prefix",

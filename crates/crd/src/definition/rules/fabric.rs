@@ -4,19 +4,42 @@ use super::{Reason, Rule};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
-        at: "spec.asn.perRack",
-        rule: "has(self.range) || has(self.values) && size(self.values) > 0",
-        message: "says no number; allowed: `values: {a: 65101, b: 65102}`, or `range: 65100-65199` to have \
-                  them given out, or both",
-        field: "",
+        at: "spec",
+        rule: "!has(self.topology) || !(self.topology in ['Mesh', 'Reflectors']) || has(self.asn.value)",
+        message: "found `Mesh` or `Reflectors`, which are iBGP and need one AS number for all nodes; allowed: \
+                  these with `asn: {value: 64512}`, or ToR with numbers per rack or per node",
+        field: ".topology",
+        reason: Reason::Invalid,
+    },
+    Rule {
+        at: "spec",
+        rule: "!has(self.topology) || self.topology != 'Reflectors' || has(self.reflectors)",
+        message: "found `Reflectors`, but which nodes reflect is not said; write such as `reflectors: \
+                  {nodeSelector: {matchLabels: {role: reflector}}}`",
+        field: ".topology",
         reason: Reason::Required,
     },
     Rule {
         at: "spec",
-        rule: "!has(self.topology) || self.topology != 'Mesh' || has(self.asn.value)",
-        message: "found `Mesh`, which is iBGP and needs one AS number for all nodes; allowed: Mesh with `asn: \
-                  {value: 64512}`, or ToR with numbers per rack or per node",
-        field: ".topology",
+        rule: "!has(self.reflectors) || has(self.topology) && self.topology == 'Reflectors'",
+        message: "is for the topology Reflectors; write `topology: Reflectors`, or remove it",
+        field: ".reflectors",
+        reason: Reason::Forbidden,
+    },
+    Rule {
+        at: "spec.reflectors.nodeSelector",
+        rule: "has(self.names) && size(self.names) > 0 || has(self.matchLabels) && size(self.matchLabels) > 0 \
+               || has(self.matchExpressions) && size(self.matchExpressions) > 0",
+        message: "selects every node, and where all are reflectors there is nobody to reflect to; name some \
+                  of them, such as `{matchLabels: {role: reflector}}`, or write `topology: Mesh`",
+        field: "",
+        reason: Reason::Invalid,
+    },
+    Rule {
+        at: "spec.reflectors.clusterId",
+        rule: "self != '0.0.0.0'",
+        message: "found `0.0.0.0`; allowed: any other IPv4 address, or leave it out",
+        field: "",
         reason: Reason::Invalid,
     },
     Rule {

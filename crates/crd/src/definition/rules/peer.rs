@@ -16,6 +16,14 @@ const UNUSABLE_ADDRESS: &str = "!isIP(self) || !['0.0.0.0/8', '224.0.0.0/3', '::
 const UNUSABLE_ADDRESS_MESSAGE: &str = "no router can have this address: it is unspecified, multicast, \
     link-local or in a range that is not for hosts";
 
+/// As `api::check::peers`: one place to look, and values only for a label.
+const FROM_ONE: &str = "has(self.label) != has(self.annotation)";
+const FROM_ONE_MESSAGE: &str = "says nowhere or twice where to look; write the name of a label of the \
+    nodes, such as `label: rack`, or of an annotation";
+const ANNOTATION: &str = "!(has(self.annotation) && has(self.values))";
+const ANNOTATION_MESSAGE: &str =
+    "is for a label; an annotation holds the value itself: remove this field";
+
 const fn rule(
     at: &'static str,
     rule: &'static str,
@@ -78,16 +86,46 @@ pub(super) const RULES: &[Rule] = &[
         Reason::Invalid,
     ),
     rule(
-        "spec.addressFrom.values",
-        "size(self) > 0",
-        "is empty; allowed: a value for each value of the label",
+        "spec.addressFrom",
+        FROM_ONE,
+        FROM_ONE_MESSAGE,
         "",
         Reason::Required,
     ),
     rule(
+        "spec.addressFrom",
+        ANNOTATION,
+        ANNOTATION_MESSAGE,
+        ".values",
+        Reason::Forbidden,
+    ),
+    rule(
+        "spec.addressFrom.values",
+        "size(self) > 0",
+        "is empty; allowed: a value for each value of the label, or leave it out where the label holds the \
+         value itself",
+        "",
+        Reason::Required,
+    ),
+    rule(
+        "spec.remoteAsnFrom",
+        FROM_ONE,
+        FROM_ONE_MESSAGE,
+        "",
+        Reason::Required,
+    ),
+    rule(
+        "spec.remoteAsnFrom",
+        ANNOTATION,
+        ANNOTATION_MESSAGE,
+        ".values",
+        Reason::Forbidden,
+    ),
+    rule(
         "spec.remoteAsnFrom.values",
         "size(self) > 0",
-        "is empty; allowed: a value for each value of the label",
+        "is empty; allowed: a value for each value of the label, or leave it out where the label holds the \
+         value itself",
         "",
         Reason::Required,
     ),
@@ -101,7 +139,8 @@ pub(super) const RULES: &[Rule] = &[
     ),
     rule(
         "spec",
-        "!has(self.localAddress) || !has(self.addressFrom) || !isIP(self.localAddress) || \
+        "!has(self.localAddress) || !has(self.addressFrom) || !has(self.addressFrom.values) || \
+         !isIP(self.localAddress) || \
          self.addressFrom.values.all(k, !isIP(self.addressFrom.values[k]) || \
          ip(self.localAddress).family() == ip(self.addressFrom.values[k]).family())",
         "is of another family than one of the peer's addresses",
