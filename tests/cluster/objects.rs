@@ -19,6 +19,16 @@ mod generate;
 /// another object only, or is beyond CEL. File, resource, and why.
 const NEED_MORE_THAN_ONE_OBJECT: &[(&str, &str, &str)] = &[
     (
+        "client-of-another-as.yaml",
+        "Peer `tor`",
+        "the Fabric has the node's AS number",
+    ),
+    (
+        "reflectors-with-several-numbers.yaml",
+        "Peer `reflector-n1`",
+        "the Fabric's topology has the name",
+    ),
+    (
         "next-hop-self-on-import.yaml",
         "Peer `tor`",
         "the RoutePolicy says Self",
