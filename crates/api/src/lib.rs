@@ -33,8 +33,7 @@ mod values;
 pub use advertisement::{AdvertisementSpec, NodeSubnets};
 pub use fabric::{
     AsnSource, DecisionSpec, FabricSpec, GracefulRestartSpec, HoldTime, KernelSpec, LongLivedSpec,
-    PerNode, PerRack, ReflectorsSpec, SubnetSource, TimersSpec, Topology,
-    UnawarePeers,
+    PerNode, PerRack, ReflectorsSpec, SubnetSource, TimersSpec, Topology, UnawarePeers,
 };
 pub use from_node::{FromNode, NoValue, NodeText};
 pub use limits::{LimitActionSpec, MaxPrefixes, RestartSeconds};
