@@ -5,5 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+mod mesh;
 mod objects;
+mod outages;
 mod the_cluster_itself;

@@ -9,7 +9,7 @@
 use std::fs;
 
 use lab::speaker::Speaker;
-use lab::{Daemon, Lab, Namespace, wait_for};
+use lab::{Lab, Namespace, Pinging, wait_for};
 use serde_json::Value;
 
 use crate::host::{Host, Peer, SOON, kernel_route, wait_for_kernel};
@@ -151,52 +151,6 @@ fn problems(speaker: &Speaker<'_>) -> anyhow::Result<Vec<Value>> {
     Ok(status["problems"].as_array().cloned().unwrap_or_default())
 }
 
-/// Pings without a pause until it is asked.
-struct Pinging {
-    daemon: Daemon,
-    log: std::path::PathBuf,
-}
-
-impl Pinging {
-    fn start(lab: &Lab, from: &Namespace, to: &str) -> Pinging {
-        let mut command = from.command("ping");
-        command.args(["-n", "-O", "-i", "0.02", to]);
-        let log = lab.directory().join(format!("ping-{to}.log"));
-        let daemon = from.start("ping", command, &log).unwrap();
-        let pinging = Pinging { daemon, log };
-        pinging.answered(10);
-        pinging
-    }
-
-    fn lines(&self) -> Vec<String> {
-        let text = fs::read_to_string(&self.log).unwrap();
-        text.lines().map(str::to_owned).collect()
-    }
-
-    /// Waits for more answers than there are now.
-    #[track_caller]
-    fn answered(&self, more: usize) {
-        let answers = || {
-            let lines = self.lines();
-            lines.iter().filter(|line| line.contains("time=")).count()
-        };
-        let before = answers();
-        wait_for("answers to pings", SOON, || {
-            let now = answers();
-            anyhow::ensure!(now >= before + more, "{now} answers, {before} before");
-            Ok(())
-        });
-    }
-
-    /// Ends, and tells what was not answered.
-    fn lost(mut self) -> Vec<String> {
-        self.daemon.kill().unwrap();
-        let mut lines = self.lines();
-        lines.retain(|line| line.contains("no answer") || line.contains("nreachable"));
-        lines
-    }
-}
-
 #[test]
 fn two_tors_are_one_nexthop_group_and_one_is_left_when_one_dies() {
     let lab = Lab::new().unwrap();
@@ -231,7 +185,7 @@ fn two_tors_are_one_nexthop_group_and_one_is_left_when_one_dies() {
             machines.pod.run(&format!("ping -c 1 -W 1 {to}"))
         });
     }
-    let pings = Pinging::start(&lab, &machines.pod, "10.77.0.9");
+    let pings = Pinging::start(lab.directory(), &machines.pod, "10.77.0.9").unwrap();
     one.bird.kill().unwrap();
     for prefix in FAR {
         wait_for_kernel(
@@ -314,7 +268,8 @@ fn a_killed_speaker_leaves_its_routes_and_finds_them_again() {
     let _monitor = machines.node.start("ip monitor", command, &log).unwrap();
     // From the pod, whose addresses both ToRs know: the node's own belong to one cable each, and an answer may come
     // through the other.
-    let pings = ["10.77.0.1", "fd00:77::1"].map(|to| Pinging::start(&lab, &machines.pod, to));
+    let pings = ["10.77.0.1", "fd00:77::1"]
+        .map(|to| Pinging::start(lab.directory(), &machines.pod, to).unwrap());
 
     speaker.kill().unwrap();
     pings.iter().for_each(|pinging| pinging.answered(10));

@@ -107,7 +107,11 @@ impl Controller {
 }
 
 /// An authority, and certificates for the controller and these nodes.
-fn certificates(directory: &Path, addresses: &[&str], nodes: &[&str]) -> anyhow::Result<()> {
+pub(crate) fn certificates(
+    directory: &Path,
+    addresses: &[&str],
+    nodes: &[&str],
+) -> anyhow::Result<()> {
     let pki = |words: &[&str]| -> anyhow::Result<()> {
         let mut command = Command::new(program("bgpctl")?);
         command
@@ -126,7 +130,7 @@ fn certificates(directory: &Path, addresses: &[&str], nodes: &[&str]) -> anyhow:
 }
 
 /// The arguments that name somebody's certificate.
-fn certificate(directory: &Path, owner: &str) -> [String; 6] {
+pub(crate) fn certificate(directory: &Path, owner: &str) -> [String; 6] {
     let file = |name: String| directory.join("pki").join(name).display().to_string();
     let files = [
         "ca.crt".to_owned(),

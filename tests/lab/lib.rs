@@ -20,11 +20,13 @@ pub mod frr;
 pub mod gobgp;
 mod namespace;
 pub mod packages;
+mod ping;
 mod process;
 pub mod raw;
 pub mod speaker;
 mod wait;
 
 pub use namespace::{Entrance, Lab, Namespace, require_root};
+pub use ping::Pinging;
 pub use process::{Daemon, output, program};
 pub use wait::{TimedOut, try_wait_for, wait_for};

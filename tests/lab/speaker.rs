@@ -64,8 +64,27 @@ impl<'a> Speaker<'a> {
         controller: &Controller,
         address: &str,
     ) -> anyhow::Result<Speaker<'a>> {
+        Speaker::start_with(
+            machine,
+            directory,
+            node,
+            controller.arguments(node, address),
+        )
+    }
+
+    /// Starts a speaker for `node` with the arguments that say where its configuration comes from, and
+    /// waits until it answers.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come up, with what it said.
+    pub fn start_with(
+        machine: &'a Namespace,
+        directory: &Path,
+        node: &str,
+        told: Vec<String>,
+    ) -> anyhow::Result<Speaker<'a>> {
         fs::create_dir_all(directory.join(node))?;
-        let told = controller.arguments(node, address);
         Speaker::launched(machine, directory, node, told)
     }
 

@@ -8,13 +8,16 @@ use std::time::Duration;
 use anyhow::Context as _;
 use crd::names;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
-use super::Cluster;
+use super::{Cluster, ClusterNode};
+use crate::controller::{certificate, certificates};
 use crate::process::{Daemon, output, program};
-use crate::wait::try_wait_for;
+use crate::speaker::Speaker;
+use crate::wait::{try_wait_for, wait_for};
 
 /// How a replica is started.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Replica<'a> {
     /// Its pod.
     pub pod: &'a str,
@@ -24,6 +27,10 @@ pub struct Replica<'a> {
     pub kubeconfig: Option<PathBuf>,
     /// More arguments.
     pub arguments: &'a [&'a str],
+    /// What its environment has beside ours.
+    pub environment: &'a [(&'a str, &'a str)],
+    /// Its certificate and that of its clients are from [`Cluster::certify`], not its own affair.
+    pub certified: bool,
 }
 
 /// A running replica of the controller; ended when dropped.
@@ -61,8 +68,12 @@ impl Cluster {
             .arg("--socket")
             .arg(&socket)
             .args(replica.arguments)
+            .envs(replica.environment.iter().copied())
             .env("NO_COLOR", "1")
             .env("RUST_LOG", "info,routeshare_controller=debug");
+        if replica.certified {
+            command.args(certificate(self.lab().directory(), "controller"));
+        }
         let log = directory.join("controller.log");
         let name = format!("routeshare-controller {}", replica.pod);
         let mut daemon = self.control().start(&name, command, &log)?;
@@ -77,6 +88,37 @@ impl Cluster {
             address,
             socket,
         })
+    }
+}
+
+impl Cluster {
+    /// An authority beside the cluster's own, certificates of the controllers and of these nodes'
+    /// speakers (`bgpctl pki`): for who does not use tokens.
+    ///
+    /// # Errors
+    ///
+    /// When there are some already.
+    pub fn certify(&self, nodes: &[&str]) -> anyhow::Result<()> {
+        let addresses = ["10.99.0.11", "10.99.0.12", "10.99.0.13"];
+        certificates(&self.lab().directory().join("pki"), &addresses, nodes)
+    }
+
+    /// Starts the speaker of a node that was [certified](Cluster::certify), and waits until it answers.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come up, with what it said.
+    pub fn certified_speaker<'a>(
+        &self,
+        node: &'a ClusterNode,
+        controller: &Controller,
+    ) -> anyhow::Result<Speaker<'a>> {
+        let mut told = vec![
+            "--controller".to_owned(),
+            format!("https://{}", controller.address),
+        ];
+        told.extend(certificate(self.lab().directory(), &node.name));
+        Speaker::start_with(&node.machine, self.lab().directory(), &node.name, told)
     }
 }
 
@@ -99,6 +141,47 @@ impl Controller {
                 .arg(format!("unix:{}", self.socket.display()))
                 .args(line.split_whitespace()),
         )
+    }
+
+    /// What `bgpctl … --output json` prints.
+    ///
+    /// # Errors
+    ///
+    /// When `bgpctl` does not succeed, with what it printed.
+    pub fn json(&self, line: &str) -> anyhow::Result<Value> {
+        let text = self.bgpctl(&format!("{line} --output json"))?;
+        serde_json::from_str(&text).with_context(|| format!("bgpctl {line} gave no JSON: {text}"))
+    }
+
+    /// The subnets of a node, by prefix; also those that are kept for it while it is away.
+    ///
+    /// # Errors
+    ///
+    /// When `bgpctl` does not succeed, as with a controller that does not lead.
+    pub fn subnets(&self, node: &str) -> anyhow::Result<Vec<String>> {
+        let all = self.json("show subnets")?;
+        let all = all.as_array().context("no list of subnets")?;
+        let of_node = all.iter().filter(|subnet| subnet["node"] == node);
+        let prefix = |subnet: &Value| subnet["prefix"].as_str().map(str::to_owned);
+        let mut prefixes: Vec<String> = of_node.filter_map(prefix).collect();
+        prefixes.sort();
+        Ok(prefixes)
+    }
+
+    /// Waits until it has said something since `seen`, the length of its [log](Controller::log) then.
+    ///
+    /// # Panics
+    ///
+    /// When it has not after a minute.
+    #[track_caller]
+    pub fn wait_until_it_says(&self, text: &str, seen: usize) {
+        let minute = Duration::from_secs(60);
+        wait_for(&format!("the controller to say: {text}"), minute, || {
+            let log = self.log();
+            let new = log.get(seen..).unwrap_or_default();
+            anyhow::ensure!(new.contains(text), "{}", self.daemon.log_tail());
+            Ok(())
+        });
     }
 
     /// Ends it without a chance to say goodbye.

@@ -27,7 +27,8 @@ mod pki;
 
 use std::fmt;
 use std::future::Future;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -275,6 +276,40 @@ impl Cluster {
             self.kubectl(&[wait.as_slice(), &crds].concat())?;
         }
         Ok(())
+    }
+
+    /// Forgets what etcd had before its newest revision: whoever follows a change older than that is
+    /// told that it is expired (410), once the API server's own memory is gone too.
+    ///
+    /// # Errors
+    ///
+    /// When etcd does not answer as it should.
+    pub fn compact(&self) -> anyhow::Result<()> {
+        let newest = self.ask_etcd("range", r#"{"key": "AA=="}"#)?;
+        let revision = newest["header"]["revision"].as_str();
+        let revision = revision.with_context(|| format!("no revision in {newest}"))?;
+        let body = format!(r#"{{"revision": "{revision}", "physical": true}}"#);
+        self.ask_etcd("compaction", &body).map(drop)
+    }
+
+    /// One request to etcd's HTTP gateway.
+    fn ask_etcd(&self, method: &str, body: &str) -> anyhow::Result<serde_json::Value> {
+        let request = format!(
+            "POST /v3/kv/{method} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: \
+             {}\r\n\r\n{body}",
+            body.len()
+        );
+        let ask = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect("127.0.0.1:2379")?;
+            stream.write_all(request.as_bytes())?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            Ok(text)
+        };
+        let text = self.control.within(ask)?.context("cannot ask etcd")?;
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_default();
+        anyhow::ensure!(head.contains(" 200 "), "etcd's {method} said: {text}");
+        Ok(serde_json::from_str(body)?)
     }
 
     /// The machine of the control plane.
