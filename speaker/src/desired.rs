@@ -9,6 +9,7 @@ pub(crate) mod controller;
 mod disk;
 mod files;
 mod keys;
+mod leader;
 mod token;
 mod tunnel;
 

@@ -17,15 +17,19 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Routes;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
 
+use super::leader::{self, End, Way};
 use super::token::{Bearer, TokenError};
 use super::{Sink, Source, keys, tunnel};
 
 /// A whole NodeConfig must fit.
 const LARGEST_MESSAGE: usize = 64 << 20;
 /// How long connecting may take.
-const CONNECT: Duration = Duration::from_secs(10);
-/// How often a quiet connection is probed, and how long the answer may take.
-const PROBE: Duration = Duration::from_secs(10);
+const CONNECT: Duration = Duration::from_secs(5);
+/// How often a quiet connection is probed, and how long the answer may take: a leader whose host has
+/// died is missed before another one leads.
+const PROBE: Duration = Duration::from_secs(5);
+/// Speakers that all have to go to another controller do so within this.
+const SPREAD: Duration = Duration::from_millis(300);
 /// How often the token's file is looked at, at most: kubelet writes a new one minutes before the old one
 /// ends.
 const LOOK_AT_TOKEN: Duration = Duration::from_secs(30);
@@ -156,6 +160,35 @@ impl Address {
     }
 }
 
+impl Address {
+    /// The same controller's service at another one's address, `HOST:PORT`; the certificate there must
+    /// say the same name. `None` where nobody can be sent: from a Unix socket, and to another host
+    /// without TLS.
+    pub(super) fn at(&self, leader: &str) -> Option<Address> {
+        match self {
+            Address::Tls {
+                uri,
+                ca,
+                name,
+                proof,
+            } => Some(Address::Tls {
+                name: name.clone().or_else(|| {
+                    let host = uri.host()?;
+                    Some(host.trim_matches(['[', ']']).to_owned())
+                }),
+                uri: format!("https://{leader}").parse().ok()?,
+                ca: ca.clone(),
+                proof: proof.clone(),
+            }),
+            Address::Insecure(_) => {
+                let uri: Uri = format!("http://{leader}").parse().ok()?;
+                is_loopback(uri.host()?).then_some(Address::Insecure(uri))
+            }
+            Address::Unix(_) => None,
+        }
+    }
+}
+
 fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost"
@@ -180,6 +213,8 @@ enum StreamError {
          trusts (its --ca)?"
     )]
     Unanswered { text: String, cert: PathBuf },
+    #[error("another controller leads, at {0}")]
+    Elsewhere(String),
     #[error("the controller's stream broke: {0}")]
     Broken(String),
     #[error("the controller closed the stream")]
@@ -194,11 +229,20 @@ pub(super) async fn run(
     admin: Routes,
 ) {
     let mut pauses = Pauses::default();
+    let mut way = Way::new(address);
     loop {
         let begun = Instant::now();
-        let Err(error) = stream(&address, &mut sink, reports.clone(), &admin).await;
+        let Err(error) = stream(&mut way, &mut sink, reports.clone(), &admin).await;
         pauses.ended_after(begun.elapsed());
-        let pause = pauses.next(rand::rng().random_range(0.5..1.0));
+        let end = match &error {
+            StreamError::Elsewhere(leader) => End::Elsewhere(leader),
+            _ => End::Failed,
+        };
+        let at_once = way.ended(end);
+        let pause = match at_once {
+            true => SPREAD.mul_f64(rand::rng().random_range(0.0..1.0)),
+            false => pauses.next(rand::rng().random_range(0.5..1.0)),
+        };
         tracing::warn!(%error, retry_ms = pause.as_millis(), "no configuration stream");
         sink.connected(Err(format!(
             "no controller: {error}; forwarding goes on as it is"
@@ -208,21 +252,22 @@ pub(super) async fn run(
 }
 
 async fn stream(
-    address: &Address,
+    way: &mut Way,
     sink: &mut Sink,
     reports: watch::Receiver<pb::NodeReport>,
     admin: &Routes,
 ) -> Result<std::convert::Infallible, StreamError> {
-    let mut open = Open::new(address, sink, reports.clone(), admin).await?;
+    let mut open = Open::new(way, sink, reports.clone(), admin).await?;
+    way.opened();
     tracing::info!("connected to the controller");
     sink.connected(Ok(()));
     loop {
         let message = tokio::select! {
             message = open.configs.message() => message,
-            () = open.caller.replaced(address) => {
+            () = open.caller.replaced(way.address()) => {
                 // The old stream stays until there is a new one, and the controller takes its end for
                 // what it is.
-                match Open::new(address, sink, reports.clone(), admin).await {
+                match Open::new(way, sink, reports.clone(), admin).await {
                     Ok(new) => open = new,
                     Err(error) => {
                         tracing::warn!(%error, "no stream with the new token; the old one stays");
@@ -235,7 +280,12 @@ async fn stream(
         match message {
             Ok(Some(message)) => sink.offer_message(message, Source::Controller).await,
             Ok(None) => return Err(StreamError::Ended),
-            Err(status) => return Err(StreamError::Broken(words(&status))),
+            Err(status) => {
+                return Err(match leader::named_in(&status) {
+                    Some(leader) => StreamError::Elsewhere(leader),
+                    None => StreamError::Broken(words(&status)),
+                });
+            }
         }
     }
 }
@@ -250,18 +300,22 @@ struct Open {
 
 impl Open {
     async fn new(
-        address: &Address,
+        way: &Way,
         sink: &Sink,
         reports: watch::Receiver<pb::NodeReport>,
         admin: &Routes,
     ) -> Result<Open, StreamError> {
+        let address = way.address();
         let caller = Caller::new(&sink.node, address)?;
         let channel = connect(address).await?;
         let mut client = ConfigServiceClient::new(channel.clone())
             .max_decoding_message_size(LARGEST_MESSAGE)
             .max_encoding_message_size(LARGEST_MESSAGE);
-        let answer = client.watch(caller.request(WatchStream::new(reports)));
-        let configs = answer.await.map_err(|status| refused(address, &status))?;
+        let mut request = caller.request(WatchStream::new(reports));
+        way.mark(request.metadata_mut());
+        // Whoever does not lead may take its time to answer.
+        let answer = client.watch(request).await;
+        let configs = answer.map_err(|status| refused(address, &status))?;
         Ok(Open {
             configs: configs.into_inner(),
             _tunnel: tunnel::Tunnel::open(channel.clone(), caller.clone(), admin.clone()),
@@ -408,6 +462,9 @@ fn no_connection(to: impl ToString, error: &tonic::transport::Error) -> StreamEr
 /// In TLS 1.3 a server judges our certificate after we think that the connection is there: what we see of
 /// its refusal is only that the first call ends.
 fn refused(address: &Address, status: &tonic::Status) -> StreamError {
+    if let Some(leader) = leader::named_in(status) {
+        return StreamError::Elsewhere(leader);
+    }
     match (address, status.code()) {
         (
             Address::Tls {
@@ -466,140 +523,4 @@ impl Pauses {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn with_files() -> Options {
-        let file = |name: &str| Some(PathBuf::from(name));
-        Options {
-            ca: file("ca.crt"),
-            cert: file("a.crt"),
-            key: file("a.key"),
-            ..Options::default()
-        }
-    }
-
-    fn insecure() -> Options {
-        Options {
-            insecure: true,
-            ..Options::default()
-        }
-    }
-
-    #[test]
-    fn a_certificate_that_the_controller_does_not_trust_is_named() {
-        let address = Address::new("https://controller:7443", with_files()).unwrap();
-        let ended = tonic::Status::unknown("transport error");
-        let text = refused(&address, &ended).to_string();
-        assert!(
-            text.contains("is a.crt of an authority that it trusts"),
-            "{text}"
-        );
-        let judged = tonic::Status::permission_denied("not yours");
-        let text = refused(&address, &judged).to_string();
-        assert_eq!(
-            text,
-            "the controller refuses us: not yours (PermissionDenied)"
-        );
-        assert!(tls_hint("keys may not be consistent: KeyMismatch").contains("--key"));
-        assert!(tls_hint("invalid peer certificate: UnknownIssuer").contains("--ca"));
-    }
-
-    #[test]
-    fn a_services_address_as_kubelet_writes_it_is_one_with_tls() {
-        for (text, authority) in [
-            ("tcp://10.96.0.7:7443", "10.96.0.7:7443"),
-            ("tcp://[fd00::7]:7443", "[fd00::7]:7443"),
-        ] {
-            let Ok(Address::Tls { uri, .. }) = Address::new(text, with_files()) else {
-                panic!("{text}");
-            };
-            assert_eq!(uri.authority().unwrap().as_str(), authority);
-        }
-        let error = Address::new("$(ROUTESHARE_CONTROLLER_PORT)", with_files()).unwrap_err();
-        assert!(error.to_string().contains("is the Service"), "{error}");
-    }
-
-    #[test]
-    fn tls_needs_the_authority_and_a_certificate_or_a_token() {
-        assert!(matches!(
-            Address::new("https://controller:7443", with_files()),
-            Ok(Address::Tls { .. })
-        ));
-        let without = Options {
-            key: None,
-            ..with_files()
-        };
-        let error = Address::new("https://controller:7443", without).unwrap_err();
-        assert!(error.to_string().contains("missing: --key"), "{error}");
-        let nothing = Options {
-            ca: Some("ca.crt".into()),
-            ..Options::default()
-        };
-        let error = Address::new("https://controller:7443", nothing.clone()).unwrap_err();
-        assert!(
-            error.to_string().contains("missing: --cert or --token"),
-            "{error}"
-        );
-        let token = Options {
-            token: Some("token".into()),
-            ..nothing
-        };
-        assert!(matches!(
-            Address::new("https://controller:7443", token),
-            Ok(Address::Tls {
-                proof: Proof::Token(_),
-                ..
-            })
-        ));
-    }
-
-    #[test]
-    fn without_tls_only_this_host_and_only_when_asked_for() {
-        for local in [
-            "http://127.0.0.1:7443",
-            "http://[::1]:7443",
-            "http://localhost:7443",
-        ] {
-            assert!(
-                matches!(Address::new(local, insecure()), Ok(Address::Insecure(_))),
-                "{local}"
-            );
-            assert!(matches!(
-                Address::new(local, with_files()),
-                Err(AddressError::NotAskedFor { .. })
-            ));
-        }
-        assert!(matches!(
-            Address::new("unix:/run/c.sock", insecure()),
-            Ok(Address::Unix(_))
-        ));
-        assert!(Address::new("unix:/run/c.sock", with_files()).is_err());
-        assert_eq!(
-            Address::new("http://192.0.2.1:7443", insecure()).unwrap_err(),
-            AddressError::NotLocal {
-                host: "192.0.2.1".into()
-            }
-        );
-        assert!(Address::new("https://127.0.0.1:7443", insecure()).is_err());
-        assert!(Address::new("controller", insecure()).is_err());
-    }
-
-    #[test]
-    fn pauses_double_up_to_half_a_minute_and_start_again_after_a_stream_that_held() {
-        let mut pauses = Pauses::default();
-        let full: Vec<u128> = (0..10).map(|_| pauses.next(1.0).as_millis()).collect();
-        assert_eq!(
-            full,
-            [200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000]
-        );
-        assert_eq!(pauses.next(0.5).as_secs(), 15);
-        for _ in 0..100 {
-            pauses.next(1.0);
-        }
-        pauses.ended_after(Duration::from_secs(29));
-        assert_eq!(pauses.next(1.0).as_secs(), 30);
-        pauses.ended_after(Duration::from_secs(30));
-        assert_eq!(pauses.next(1.0).as_millis(), 200);
-    }
-}
+mod tests;
