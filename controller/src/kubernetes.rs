@@ -33,6 +33,7 @@ use crate::secrets::Secrets;
 use crate::source::SourceState;
 use crate::source::kubernetes::Cluster;
 use crate::standing::Lead;
+use crate::status::{self, Status};
 use crate::store::Store;
 use crate::store::kubernetes::KubernetesStore;
 use crate::tls::{self, Tls};
@@ -106,12 +107,14 @@ pub(crate) async fn run(args: Args, signals: &mut Signals) -> anyhow::Result<()>
     let standing = elector.standing();
 
     let (view, source) = (watch::Sender::default(), watch::Sender::default());
+    let written = status::Numbers::default();
     let services = Services {
         registry: Arc::new(Registry::default()),
         view: watch::Sender::subscribe(&view),
         source: watch::Sender::subscribe(&source),
         lead: Lead::new(standing.clone()),
         secrets: Some(Arc::new(Secrets::new(namespace))),
+        written: Some(written.clone()),
         shutdown: CancellationToken::new(),
     };
     let mut tasks = JoinSet::new();
@@ -130,6 +133,7 @@ pub(crate) async fn run(args: Args, signals: &mut Signals) -> anyhow::Result<()>
         secrets: services.secrets.clone(),
         view,
         source,
+        written,
         stop: CancellationToken::new(),
     };
     let stop = work.stop.clone();
@@ -211,6 +215,8 @@ struct Work {
     secrets: Option<Arc<Secrets>>,
     view: watch::Sender<View>,
     source: watch::Sender<SourceState>,
+    /// How many writes of status there were.
+    written: status::Numbers,
     stop: CancellationToken,
 }
 
@@ -221,14 +227,24 @@ impl Work {
             () = self.stop.cancelled() => return Ok(()),
             leading = standing.wait_for(|standing| *standing == Standing::Leading) => drop(leading?),
         }
+        let identity = self.identity;
         let store = KubernetesStore::new(
             self.client.clone(),
             &self.namespace,
-            self.identity,
+            identity.clone(),
             Handle::current(),
         );
         let cluster = Cluster::new(self.client.clone(), &self.namespace, self.source);
         let published = cluster.subscribe();
+        let status = Status {
+            client: self.client.clone(),
+            pod: identity.clone(),
+            registry: Arc::clone(&self.registry),
+            view: self.view.subscribe(),
+            verdicts: published.verdicts,
+            nodes: published.nodes,
+            numbers: self.written,
+        };
         let reconciler = Reconciler::new(
             Store::Kubernetes(Box::new(store)),
             None,
@@ -243,6 +259,7 @@ impl Work {
         if let Some(secrets) = self.secrets {
             tasks.spawn(secrets.run(self.client, self.stop.clone()));
         }
+        tasks.spawn(status.run(self.stop.clone()));
         let ended = tasks.join_next().await;
         self.stop.cancel();
         tasks.join_all().await;

@@ -27,6 +27,7 @@ use crate::secrets::Secrets;
 use crate::serve::Config;
 use crate::source::SourceState;
 use crate::standing::Lead;
+use crate::status;
 use crate::tls::{self, Tls};
 use crate::tunnel::Proxy;
 
@@ -42,6 +43,8 @@ pub(crate) struct Services {
     pub(crate) lead: Lead,
     /// Keys of peers; none where there are no Secrets.
     pub(crate) secrets: Option<Arc<Secrets>>,
+    /// Writes of status, where there is somewhere to write it.
+    pub(crate) written: Option<status::Numbers>,
     pub(crate) shutdown: CancellationToken,
 }
 

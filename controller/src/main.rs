@@ -31,6 +31,7 @@ mod secrets;
 mod serve;
 mod source;
 mod standing;
+mod status;
 mod store;
 mod tls;
 mod tunnel;
@@ -183,6 +184,7 @@ async fn with_files(
         source: source.clone(),
         lead: Lead::alone(),
         secrets: None,
+        written: None,
         shutdown: shutdown.clone(),
     };
     let tls = args.tls_files(false).map(tls::Files::new).transpose()?;
@@ -260,6 +262,7 @@ async fn listen(
             registry: Arc::clone(&services.registry),
             view: services.view.clone(),
             source: services.source.clone(),
+            written: services.written.clone(),
         };
         let listener = bind(address).await?;
         info!(address = %listener.local_addr()?, "metrics");

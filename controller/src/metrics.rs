@@ -1,6 +1,7 @@
 //! What Prometheus is told; every name is in this file. Made anew for each scrape from what the other
 //! parts know anyway, so nothing has to be kept up to date.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry as Metrics, Unit};
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::reconcile::View;
 use crate::registry::Registry;
 use crate::source::SourceState;
+use crate::status;
 
 const PREFIX: &str = "routeshare_controller";
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -32,12 +34,18 @@ pub(crate) struct Numbers {
     pub(crate) registry: Arc<Registry>,
     pub(crate) view: watch::Receiver<View>,
     pub(crate) source: watch::Receiver<SourceState>,
+    pub(crate) written: Option<status::Numbers>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PoolLabels {
     pool: String,
     prefix: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,6 +88,7 @@ impl Numbers {
         self.resources(&mut metrics);
         self.nodes(&mut metrics);
         self.pools(&mut metrics);
+        self.writes(&mut metrics);
         let mut text = String::new();
         if encode(&mut text, &metrics).is_err() {
             text.clear();
@@ -187,6 +196,40 @@ impl Numbers {
             "node_connected",
             "1 while the node's speaker has its stream open",
             current,
+        );
+    }
+
+    fn writes(&self, metrics: &mut Metrics) {
+        let Some(counts) = self.written.as_ref().map(status::Numbers::counts) else {
+            return;
+        };
+        let by_kind = |counts: &BTreeMap<&'static str, u64>| {
+            let family = Family::<KindLabels, Counter>::default();
+            for (kind, count) in counts {
+                family.get_or_create(&KindLabels { kind }).inc_by(*count);
+            }
+            family
+        };
+        metrics.register(
+            "status_writes",
+            "Statuses, conditions and events that the API server took",
+            by_kind(&counts.written),
+        );
+        metrics.register(
+            "status_writes_failed",
+            "Those that it did not take; they are tried again",
+            by_kind(&counts.failed),
+        );
+        let waiting = i64::try_from(counts.waiting).unwrap_or(i64::MAX);
+        metrics.register(
+            "status_writes_waiting",
+            "Those that wait for their turn",
+            ConstGauge::new(waiting),
+        );
+        metrics.register(
+            "events_uncounted",
+            "Events that were not written themselves, as there were too many",
+            ConstCounter::new(counts.uncounted_events),
         );
     }
 

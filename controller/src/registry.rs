@@ -5,7 +5,7 @@
 //! NodeConfig is in a watch channel of its node, so that a slow speaker costs one configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipam::Millis;
@@ -23,6 +23,10 @@ const NEARLY_USED_UP_PERCENT: u128 = 80;
 pub(crate) struct Registry {
     speakers: Mutex<BTreeMap<String, Speaker>>,
     attention: Notify,
+    /// Nodes whose speakers did something since these were asked for last, if they ever were.
+    touched: Mutex<BTreeSet<String>>,
+    touching: Notify,
+    is_followed: AtomicBool,
     /// Numbers streams and tunnels, so that the end of an old one is not taken for that of its
     /// successor.
     last_id: AtomicU64,
@@ -92,6 +96,7 @@ impl Registry {
         if let Some(old) = old {
             old.replaced.cancel();
         }
+        self.touch(node);
         OpenStream {
             id,
             config: speaker.config.subscribe(),
@@ -119,6 +124,7 @@ impl Registry {
             now.is_some_and(|now| now.subnets != before.subnets || now.version != before.version)
         });
         drop(speakers);
+        self.touch(node);
         if first || (nearly && changed) {
             self.attention.notify_one();
         }
@@ -133,6 +139,7 @@ impl Registry {
             speaker.away_since = Some(now);
         }
         drop(speakers);
+        self.touch(node);
         self.attention.notify_one();
     }
 
@@ -205,25 +212,42 @@ impl Registry {
     /// What is known of each speaker.
     pub(crate) fn states(&self) -> BTreeMap<String, SpeakerState> {
         let speakers = self.lock();
-        let states = speakers.iter().map(|(node, speaker)| {
-            let state = SpeakerState {
-                connected_since: speaker.stream.as_ref().map(|stream| stream.since),
-                away_since: speaker.away_since,
-                report: speaker.report.clone(),
-                reported: speaker
-                    .stream
-                    .as_ref()
-                    .is_some_and(|stream| stream.reported),
-            };
-            (node.clone(), state)
-        });
-        states.collect()
+        let states = speakers.iter();
+        states
+            .map(|(node, speaker)| (node.clone(), speaker.state()))
+            .collect()
     }
 
     /// How many speakers have their stream open.
     pub(crate) fn connected(&self) -> usize {
         let speakers = self.lock();
         speakers.values().filter(|s| s.stream.is_some()).count()
+    }
+
+    /// What is known of one speaker.
+    pub(crate) fn state(&self, node: &str) -> Option<SpeakerState> {
+        self.lock().get(node).map(Speaker::state)
+    }
+
+    /// The nodes whose speakers came, went or said something since this was asked last.
+    pub(crate) fn touched(&self) -> BTreeSet<String> {
+        self.is_followed.store(true, Ordering::Relaxed);
+        let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *touched)
+    }
+
+    /// Returns when [`Registry::touched`] has something to say.
+    pub(crate) async fn touching(&self) {
+        self.touching.notified().await;
+    }
+
+    fn touch(&self, node: &str) {
+        if self.is_followed.load(Ordering::Relaxed) {
+            let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+            if touched.insert(node.to_owned()) {
+                self.touching.notify_one();
+            }
+        }
     }
 
     /// Returns when a speaker did something that the reconcile loop should look at.
@@ -260,6 +284,18 @@ impl Default for Speaker {
             away_since: None,
             report: None,
             tunnel: None,
+        }
+    }
+}
+
+impl Speaker {
+    fn state(&self) -> SpeakerState {
+        let stream = self.stream.as_ref();
+        SpeakerState {
+            connected_since: stream.map(|stream| stream.since),
+            away_since: self.away_since,
+            report: self.report.clone(),
+            reported: stream.is_some_and(|stream| stream.reported),
         }
     }
 }

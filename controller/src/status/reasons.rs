@@ -134,6 +134,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_reason_is_in_the_documentation_and_nothing_else_is() {
+        let text = include_str!("../../../docs/kubernetes.md");
+        let section = text
+            .split("\n## ")
+            .find(|section| section.starts_with("Status and conditions"));
+        let section = section.expect("the section on conditions");
+        let rows = section.lines().filter_map(|line| {
+            let word = line.strip_prefix("| `")?.split('`').next()?;
+            word.chars().next()?.is_ascii_uppercase().then_some(word)
+        });
+        let mut documented: Vec<&str> = rows.collect();
+        let mut reasons: Vec<&str> = Reason::ALL.iter().map(|it| it.as_str()).collect();
+        documented.sort_unstable();
+        documented.dedup();
+        reasons.sort_unstable();
+        assert_eq!(documented, reasons);
+    }
+
+    #[test]
     fn ten_names_are_said_and_the_others_counted() {
         assert_eq!(listed(["a"]), "a");
         assert_eq!(listed(["a", "b", "c"]), "a, b and c");

@@ -63,10 +63,8 @@ pub(crate) struct Published {
     /// What the reconcile loop works with.
     pub(crate) state: watch::Receiver<SourceState>,
     /// What is thought of every object that a user wrote.
-    #[allow(dead_code, reason = "for the status writer")]
     pub(crate) verdicts: watch::Receiver<Verdicts>,
     /// The nodes.
-    #[allow(dead_code, reason = "for those who write to nodes")]
     pub(crate) nodes: watch::Receiver<Arc<Nodes>>,
 }
 
