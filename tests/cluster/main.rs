@@ -5,7 +5,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+mod clock;
 mod mesh;
+mod nodes;
 mod objects;
 mod outages;
 mod the_cluster_itself;

@@ -71,7 +71,7 @@ pub(crate) fn subnets(controller: &Controller, node: &str) -> Vec<String> {
 }
 
 /// An address of each subnet: a pod's.
-fn pods(subnets: &[String]) -> Vec<String> {
+pub(crate) fn pods(subnets: &[String]) -> Vec<String> {
     let pod = |subnet: &String| {
         let network = subnet.split('/').next().unwrap_or_default();
         format!("{}7", network.trim_end_matches('0'))

@@ -10,9 +10,11 @@
 //! - [`speaker`]: our own speaker, [`controller`]: our own controller; [`bird`], [`frr`], [`gobgp`]: the others;
 //! - [`cluster`]: a real Kubernetes API server, and ours with it;
 //! - [`raw`]: a peer that says exactly the bytes it is told to; [`flood`]: one that never ends what it begins;
+//! - [`FalseClock`]: a wall clock that is set while a program runs;
 //! - [`packages`]: the Debian packages that have to be there.
 
 pub mod bird;
+mod clock;
 pub mod cluster;
 pub mod controller;
 pub mod flood;
@@ -26,6 +28,7 @@ pub mod raw;
 pub mod speaker;
 mod wait;
 
+pub use clock::FalseClock;
 pub use namespace::{Entrance, Lab, Namespace, require_root};
 pub use ping::Pinging;
 pub use process::{Daemon, output, program};

@@ -36,6 +36,8 @@ pub const FRR: Tool = tool("/usr/lib/frr/bgpd", "frr");
 pub const GOBGP: Tool = tool("gobgpd", "gobgpd");
 /// Go, which builds Kubernetes; the version in go.mod or newer.
 pub const GO: Tool = tool("go", "golang-go");
+/// Clocks that are wrong, for one program.
+pub const FAKETIME: Tool = tool("faketime", "faketime");
 /// A C++ compiler, for libFuzzer.
 pub const CXX: Tool = tool("c++", "g++");
 

@@ -203,7 +203,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// The programs of Kubernetes are built first, once on a machine.
 fn cluster() -> anyhow::Result<()> {
-    let tools = [packages::IPROUTE, packages::NSENTER, packages::PING];
+    let tools = [
+        packages::IPROUTE,
+        packages::NSENTER,
+        packages::PING,
+        packages::FAKETIME,
+    ];
     packages::ensure(&tools, |text| println!("  {text}"))?;
     step("the programs of Kubernetes", |step| {
         assets::ensure(&|progress| match progress {
