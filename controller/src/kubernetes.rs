@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use futures::FutureExt as _;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use tokio::runtime::Handle;
@@ -27,6 +28,7 @@ use crate::authority::{Keeper, Limits};
 use crate::identity::{Tokens, Trust};
 use crate::leader::{Candidate, Elector, Standing};
 use crate::listen::Services;
+use crate::projections::Projections;
 use crate::reconcile::{Reconciler, View};
 use crate::registry::Registry;
 use crate::secrets::Secrets;
@@ -236,6 +238,12 @@ impl Work {
         );
         let cluster = Cluster::new(self.client.clone(), &self.namespace, self.source);
         let published = cluster.subscribe();
+        let projections = Projections::new(
+            self.client.clone(),
+            store.check(),
+            self.view.subscribe(),
+            published.nodes.clone(),
+        );
         let status = Status {
             client: self.client.clone(),
             pod: identity.clone(),
@@ -252,21 +260,24 @@ impl Work {
             published.state,
             self.view,
             self.lead,
+            Some(projections.feedback()),
         );
         let mut tasks = JoinSet::new();
-        tasks.spawn(cluster.run(self.stop.clone()));
-        tasks.spawn(reconciler.run(self.stop.clone()));
+        let (watching, reconciling) = (self.stop.clone(), self.stop.clone());
+        tasks.spawn(cluster.run(watching).map(Ok));
+        tasks.spawn(reconciler.run(reconciling).map(Ok));
+        tasks.spawn(projections.run(self.stop.clone()));
         if let Some(secrets) = self.secrets {
-            tasks.spawn(secrets.run(self.client, self.stop.clone()));
+            tasks.spawn(secrets.run(self.client, self.stop.clone()).map(Ok));
         }
-        tasks.spawn(status.run(self.stop.clone()));
+        tasks.spawn(status.run(self.stop.clone()).map(Ok));
         let ended = tasks.join_next().await;
         self.stop.cancel();
         tasks.join_all().await;
         ended
             .transpose()
-            .context("a part of the controller panicked")?;
-        Ok(())
+            .context("a part of the controller panicked")?
+            .unwrap_or(Ok(()))
     }
 }
 

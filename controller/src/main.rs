@@ -25,6 +25,7 @@ mod listen;
 mod metrics;
 mod pauses;
 mod planning;
+mod projections;
 mod reconcile;
 mod registry;
 mod secrets;
@@ -195,7 +196,7 @@ async fn with_files(
     };
     let lead = services.lead.clone();
     let store = Store::File(store);
-    let reconciler = Reconciler::new(store, Some(contents), registry, source, view, lead);
+    let reconciler = Reconciler::new(store, Some(contents), registry, source, view, lead, None);
     let mut tasks = JoinSet::new();
     listen(&args, &services, &guard, &mut tasks).await?;
     let (confirm, confirmed) = mpsc::channel(1);

@@ -24,6 +24,7 @@ use tracing::{error, info, warn};
 
 use crate::clock::Clock;
 use crate::planning::{family_of, grace, number, pool_of, snapshot, wanted_numbers};
+use crate::projections::Feedback;
 use crate::registry::{Registry, SpeakerState, is_nearly_used_up, size_of};
 use crate::source::files::now;
 use crate::source::{Loaded, SourceState};
@@ -61,6 +62,12 @@ pub(crate) struct View {
     pub(crate) store_error: String,
     /// How full the store is, where it can be full.
     pub(crate) store_size: Option<Size>,
+    /// The generation of the store that this is; 0 for a store that nobody else writes to.
+    pub(crate) ledger_generation: u64,
+    /// The generation at which this process took over the store; 0 as above, and before that.
+    pub(crate) leads_since: u64,
+    /// Subnets whose grace time is over and that nobody uses: to be freed once they stand nowhere.
+    pub(crate) due: BTreeSet<IpNetwork>,
 }
 
 /// One node as operators see it.
@@ -85,6 +92,10 @@ pub(crate) struct Reconciler {
     source: watch::Receiver<SourceState>,
     view: watch::Sender<View>,
     lead: Lead,
+    /// What is written elsewhere about the subnets; only in a cluster.
+    projected: Option<Feedback>,
+    /// The store's generation after this process's first commit.
+    leads_since: u64,
     started: Instant,
     /// What the last plan was made of, and what came of it; good while nothing changes.
     planned: Option<Planned>,
@@ -106,6 +117,7 @@ struct Pass {
     subnets: Vec<pool::Change>,
     numbers: Vec<numbers::Change>,
     problems: Vec<(String, String)>,
+    due: BTreeSet<IpNetwork>,
 }
 
 impl Reconciler {
@@ -117,6 +129,7 @@ impl Reconciler {
         source: watch::Receiver<SourceState>,
         view: watch::Sender<View>,
         lead: Lead,
+        projected: Option<Feedback>,
     ) -> Reconciler {
         Reconciler {
             store,
@@ -128,6 +141,8 @@ impl Reconciler {
             source,
             view,
             lead,
+            projected,
+            leads_since: 0,
             started: Instant::now(),
             planned: None,
             freed: false,
@@ -166,6 +181,7 @@ impl Reconciler {
                 },
                 () = registry.attention() => {}
                 () = self.lead.changed() => {}
+                () = Feedback::changed(self.projected.as_mut()) => {}
                 () = sleep_until(wake) => {}
             }
             sleep(BREATHE.max(self.store.rest())).await;
@@ -231,6 +247,7 @@ impl Reconciler {
             clock: now,
             ..Commit::default()
         })?;
+        self.leads_since = self.store.generation();
         self.begun = true;
         Ok(())
     }
@@ -260,11 +277,16 @@ impl Reconciler {
             let node = problem.key.strip_prefix("node/").unwrap_or_default();
             (node.to_owned(), problem.to_string())
         }));
+        let due = self.contents.ledger.iter().filter(|(subnet, lease)| {
+            let over = matches!(lease.state, State::Waiting { free_at } if free_at <= now);
+            over && desired.may_free && !desired.in_use.contains(subnet)
+        });
         Pass {
             loaded,
             subnets,
             numbers,
             problems,
+            due: due.map(|(subnet, _)| subnet).collect(),
         }
     }
 
@@ -277,11 +299,15 @@ impl Reconciler {
         let grace = grace(loaded);
         let grace_millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         let adopts = resources.fabric.spec.node_subnets == SubnetSource::Adopt;
+        let projected = self.projected.as_ref();
+        let found = projected.filter(|_| !adopts).map(Feedback::found);
         Desired {
             nodes: resources.nodes.keys().cloned().collect(),
             pools: resources.pools.values().map(pool_of).collect(),
             wishes: self.wishes(loaded, speakers),
             fixed: fixed.collect(),
+            found: found.unwrap_or_default(),
+            shown: projected.map_or_else(BTreeSet::new, |it| it.shown(&self.contents.ledger)),
             grace: grace_millis,
             // Whoever gives them out has its own idea of when they are free.
             fixed_grace: if adopts { 0 } else { grace_millis },
@@ -383,6 +409,7 @@ impl Reconciler {
             subnets,
             numbers,
             problems,
+            due,
         } = pass;
         let same = self.planned.as_ref().is_some_and(|planned| {
             Arc::ptr_eq(&planned.loaded, &loaded) && subnets.is_empty() && numbers.is_empty()
@@ -404,7 +431,7 @@ impl Reconciler {
             return Ok(());
         };
         // Operators first: who asks about what a speaker was told finds it.
-        self.publish(planned, problems);
+        self.publish(planned, problems, due);
         for (node, config) in &planned.configs {
             self.registry.tell(node, config);
         }
@@ -459,7 +486,12 @@ impl Reconciler {
         })
     }
 
-    fn publish(&self, planned: &Planned, mut problems: Vec<(String, String)>) {
+    fn publish(
+        &self,
+        planned: &Planned,
+        mut problems: Vec<(String, String)>,
+        due: BTreeSet<IpNetwork>,
+    ) {
         let loaded = &planned.loaded;
         problems.extend(planned.problems.iter().chain(&loaded.problems).cloned());
         let mut nodes: BTreeMap<String, NodeView> = BTreeMap::new();
@@ -487,6 +519,9 @@ impl Reconciler {
             configs: planned.configs.clone(),
             store_error: String::new(),
             store_size: self.store.size(),
+            ledger_generation: self.store.generation(),
+            leads_since: self.leads_since,
+            due,
         });
     }
 

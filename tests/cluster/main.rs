@@ -10,4 +10,6 @@ mod mesh;
 mod nodes;
 mod objects;
 mod outages;
+mod subnets;
 mod the_cluster_itself;
+mod two_leaders;

@@ -17,7 +17,7 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefini
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Commit, Contents, StoredResources, resources_digest};
+use super::{Commit, Contents, resources_digest};
 
 /// Counts up when the tables change so that an older controller must not touch them.
 const SCHEMA: u64 = 1;
@@ -316,7 +316,7 @@ mod tests {
     use ipam::pool::{Change, State};
 
     use super::*;
-    use crate::store::Version;
+    use crate::store::{StoredResources, Version};
 
     fn lease(node: &str) -> Lease {
         Lease {

@@ -22,6 +22,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::document::{Document, LIMIT, Unreadable, size};
@@ -39,6 +40,9 @@ const OCTETS_PER_SECOND: f64 = 512.0 * 1024.0;
 const BURST: f64 = 4.0 * 1024.0 * 1024.0;
 /// From here on it is said that the ledger is nearly full.
 const NEARLY_FULL_PERCENT: usize = 80;
+
+/// On the ConfigMap: which process wrote it last, where it can be seen without reading all of it.
+const WRITER_ANNOTATION: &str = "routeshare.io/writer";
 
 /// The ledger in its ConfigMap.
 pub(crate) struct KubernetesStore {
@@ -161,6 +165,14 @@ impl KubernetesStore {
         }
     }
 
+    /// To ask whether this process may still commit.
+    pub(crate) fn check(&self) -> WriterCheck {
+        WriterCheck {
+            maps: self.maps.clone(),
+            identity: self.identity.clone(),
+        }
+    }
+
     /// Counts up with every commit of whichever controller.
     #[allow(dead_code, reason = "for who writes what follows from a commit")]
     pub(crate) fn generation(&self) -> u64 {
@@ -248,7 +260,7 @@ impl KubernetesStore {
 
     async fn rebuilt(&self) -> Result<Document, LedgerError> {
         let rebuilding = rebuild::from_node_subnets(&self.client);
-        let rebuilt = tokio::time::timeout(REBUILD_PATIENCE, rebuilding).await;
+        let rebuilt = timeout(REBUILD_PATIENCE, rebuilding).await;
         let rebuilt = rebuilt.map_err(|_| LedgerError::Late {
             doing: Doing::Create,
             name: self.name(),
@@ -284,7 +296,7 @@ impl KubernetesStore {
             done,
             why,
         };
-        let lease = tokio::time::timeout(PATIENCE, self.leases.get(LEASE)).await;
+        let lease = timeout(PATIENCE, self.leases.get(LEASE)).await;
         let late = |_| lost(format!("no answer within {} s", PATIENCE.as_secs()));
         let lease = lease.map_err(late)?;
         let lease = lease.map_err(|error| lost(error.to_string()))?;
@@ -305,11 +317,13 @@ impl KubernetesStore {
             return Err(LedgerError::TooLarge { name, size });
         }
         let labels = [(MANAGED_BY_LABEL.to_owned(), FIELD_MANAGER.to_owned())];
+        let annotations = [(WRITER_ANNOTATION.to_owned(), document.writer.clone())];
         Ok(ConfigMap {
             metadata: ObjectMeta {
                 name: Some(LEDGER.to_owned()),
                 namespace: Some(self.namespace.clone()),
                 labels: Some(labels.into()),
+                annotations: Some(annotations.into()),
                 resource_version: version,
                 ..ObjectMeta::default()
             },
@@ -338,7 +352,7 @@ impl KubernetesStore {
         doing: Doing,
         request: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, LedgerError> {
-        let answer = tokio::time::timeout(PATIENCE, request).await;
+        let answer = timeout(PATIENCE, request).await;
         let answer = answer.map_err(|_| LedgerError::Late {
             doing,
             name: self.name(),
@@ -352,6 +366,30 @@ impl KubernetesStore {
 
     fn name(&self) -> String {
         format!("{}/{LEDGER}", self.namespace)
+    }
+}
+
+/// Asks who wrote the ledger last.
+#[derive(Clone)]
+pub(crate) struct WriterCheck {
+    maps: Api<ConfigMap>,
+    identity: String,
+}
+
+impl WriterCheck {
+    /// Who this process is.
+    pub(crate) fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// Who wrote the ledger last; none when there is no ledger. What is answered was so at some moment
+    /// after the question.
+    pub(crate) async fn writer(&self) -> Result<Option<String>, String> {
+        let map = timeout(PATIENCE, self.maps.get_metadata_opt(LEDGER)).await;
+        let map = map.map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))?;
+        let map = map.map_err(|error| error.to_string())?;
+        let annotations = map.and_then(|map| map.metadata.annotations);
+        Ok(annotations.and_then(|mut all| all.remove(WRITER_ANNOTATION)))
     }
 }
 

@@ -143,6 +143,14 @@ impl Store {
         }
     }
 
+    /// Counts up with every commit, of whichever controller; 0 where nobody counts.
+    pub(crate) fn generation(&self) -> u64 {
+        match self {
+            Store::File(_) => 0,
+            Store::Kubernetes(store) => store.generation(),
+        }
+    }
+
     /// How much of its room is taken; none where there is no limit.
     pub(crate) fn size(&self) -> Option<Size> {
         match self {

@@ -9,6 +9,7 @@ pub mod numbers;
 pub mod pool;
 
 mod problem;
+mod settle;
 mod span;
 
 #[cfg(test)]

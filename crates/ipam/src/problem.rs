@@ -85,6 +85,62 @@ pub enum Problem {
         /// Whose it was.
         node: String,
     },
+    /// What another allocator gave a node is in other hands.
+    #[error(
+        "node {node} has podCIDR {subnet}, which overlaps {held} of node {holder}: it is not used here. \
+         Another allocator gave it; stop that one (kube-controller-manager \
+         --allocate-node-cidrs=false), delete the Node {node} and let it register again; or set Fabric \
+         spec.nodeSubnets to Adopt"
+    )]
+    FoundTaken {
+        /// What the node has.
+        subnet: IpNetwork,
+        /// The node.
+        node: String,
+        /// What is in the way.
+        held: IpNetwork,
+        /// Whose it is.
+        holder: String,
+    },
+    /// What another allocator gave a node is in no pool.
+    #[error(
+        "node {node} has podCIDR {subnet}, which no Pool contains: it is not used here; add it to a Pool, \
+         or delete the Node and let it register again"
+    )]
+    FoundOutside {
+        /// What the node has.
+        subnet: IpNetwork,
+        /// The node.
+        node: String,
+    },
+    /// What another allocator gave a node has another length than the pool gives.
+    #[error(
+        "node {node} has podCIDR {subnet}, but pool {pool} gives subnets of /{length}: it is not used \
+         here; set the pool's nodeSubnetLength, or delete the Node and let it register again"
+    )]
+    FoundLength {
+        /// What the node has.
+        subnet: IpNetwork,
+        /// The node.
+        node: String,
+        /// The pool it lies in.
+        pool: String,
+        /// Mask bits the pool gives.
+        length: u8,
+    },
+    /// What another allocator gave a node is in a pool that is not for this node.
+    #[error(
+        "node {node} has podCIDR {subnet} of pool {pool}, whose nodeSelector does not select it: it is \
+         not used here; change the selector, or delete the Node and let it register again"
+    )]
+    FoundOther {
+        /// What the node has.
+        subnet: IpNetwork,
+        /// The node.
+        node: String,
+        /// The pool it lies in.
+        pool: String,
+    },
     /// A node asked for more than [`MAX_PER_NODE`].
     #[error("node {node} holds {MAX_PER_NODE} {family} subnets of pool {pool} and gets no more")]
     TooMany {
@@ -107,6 +163,10 @@ impl Problem {
             | Problem::OutsidePool { node, .. }
             | Problem::Reserved { node, .. }
             | Problem::StillUsed { node, .. }
+            | Problem::FoundTaken { node, .. }
+            | Problem::FoundOutside { node, .. }
+            | Problem::FoundLength { node, .. }
+            | Problem::FoundOther { node, .. }
             | Problem::TooMany { node, .. } => node,
         }
     }

@@ -279,6 +279,7 @@ struct Turn {
     prefixes: BTreeSet<u8>,
     reserved: BTreeSet<u8>,
     fixed: BTreeMap<u8, u8>,
+    found: Vec<(u8, u8, u8)>,
     length: u8,
     pause: u64,
 }
@@ -290,16 +291,18 @@ fn turn() -> impl Strategy<Value = Turn> {
         prop::collection::btree_set(0_u8..4, 1..4),
         prop::collection::btree_set(any::<u8>(), 0..4),
         prop::collection::btree_map(0_u8..12, any::<u8>(), 0..3),
+        prop::collection::vec((0_u8..12, any::<u8>(), 25_u8..29), 0..3),
         26_u8..30,
         0_u64..80,
     )
         .prop_map(
-            |(nodes, count, prefixes, reserved, fixed, length, pause)| Turn {
+            |(nodes, count, prefixes, reserved, fixed, found, length, pause)| Turn {
                 nodes,
                 count,
                 prefixes,
                 reserved,
                 fixed,
+                found,
                 length,
                 pause,
             },
@@ -336,10 +339,19 @@ fn desired_at(turn: &Turn) -> Desired {
             .map(|(n, at)| (name(n), net(&format!("10.0.{}.{}/28", at % 4, at & 0xF0))))
             .filter(|(node, _)| turn.nodes.iter().map(name).any(|n| n == *node))
             .collect(),
+        found: turn
+            .found
+            .iter()
+            .map(|(n, at, length)| (name(n), (at % 4, at & 0xF0), *length))
+            .map(|(n, (third, fourth), length)| {
+                let subnet = IpNetwork::new([10, 0, third, fourth].into(), length).unwrap();
+                (n, IpNetwork::new(subnet.network(), length).unwrap())
+            })
+            .collect(),
         grace: 100,
         fixed_grace: 100,
-        in_use: BTreeSet::new(),
         may_free: true,
+        ..Desired::default()
     }
 }
 
@@ -376,7 +388,15 @@ proptest! {
                         "{subnet} to {} at {now}, but {node} let go of {other} at {at}", lease.node
                     );
                 }
-                if !lease.fixed {
+                let own = desired.found.contains(&(lease.node.clone(), *subnet));
+                let others = desired.found.iter().filter(|(node, _)| desired.nodes.contains(node));
+                for (node, found) in others.filter(|(node, _)| *node != lease.node) {
+                    prop_assert!(
+                        lease.fixed || own || !overlap(*subnet, *found),
+                        "{subnet} to {}, but {node} has {found}", lease.node
+                    );
+                }
+                if !lease.fixed && !own {
                     prop_assert!(!desired.pools[0].reserved.iter().any(|r| overlap(*r, *subnet)));
                     prop_assert!(desired.pools[0].prefixes.iter().any(|p| overlap(*p, *subnet)));
                 }
@@ -417,4 +437,84 @@ proptest! {
         let used: u64 = usage(&all, &ledger).iter().map(|u| u.used).sum();
         prop_assert_eq!(used, total);
     }
+}
+
+#[test]
+fn what_another_allocator_gave_a_node_becomes_its_own_where_a_pool_would_have_given_it() {
+    let mut ledger = Ledger::default();
+    let mut wanted = desired(pool(&["10.0.0.0/24"], &[]), &["a", "b"]);
+    wanted.found = vec![("b".to_owned(), net("10.0.0.0/26"))];
+    assert_eq!(step(&mut ledger, &wanted, 0), []);
+    assert_eq!(of(&ledger, "b"), ["10.0.0.0/26"]);
+    assert_eq!(of(&ledger, "a"), ["10.0.0.64/26"], "not that of b");
+    assert_eq!(settle(&ledger, &wanted, 1), (vec![], vec![]));
+    assert!(ledger.iter().all(|(_, lease)| !lease.fixed));
+}
+
+#[test]
+fn what_another_allocator_gave_wrongly_is_told_and_given_to_nobody() {
+    let mut ledger = Ledger::default();
+    let mut wanted = desired(
+        pool(&["10.0.0.0/24"], &[]),
+        &["a", "b", "c", "d", "e", "out"],
+    );
+    wanted.wishes.retain(|wish| wish.node != "out");
+    step(&mut ledger, &desired(wanted.pools[0].clone(), &["a"]), 0);
+    let found = [
+        ("b", "10.0.0.0/26"),     // that of a
+        ("c", "10.0.0.64/27"),    // too small
+        ("d", "10.9.0.0/26"),     // nobody's
+        ("out", "10.0.0.128/26"), // of a pool that is not for it
+        ("gone", "10.0.0.192/26"),
+    ];
+    let found = found.map(|(node, subnet)| (node.to_owned(), net(subnet)));
+    wanted.found = found.to_vec();
+    let problems = step(&mut ledger, &wanted, 1);
+    let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    for part in [
+        "node b has podCIDR 10.0.0.0/26, which overlaps 10.0.0.0/26 of node a",
+        "pool pods gives subnets of /26",
+        "node d has podCIDR 10.9.0.0/26, which no Pool contains",
+        "node out has podCIDR 10.0.0.128/26 of pool pods, whose nodeSelector",
+    ] {
+        let told = texts.iter().any(|text| text.contains(part));
+        assert!(told, "{part}: {texts:?}");
+    }
+    assert_eq!(of(&ledger, "a"), ["10.0.0.0/26"]);
+    assert_eq!(
+        of(&ledger, "b"),
+        ["10.0.0.192/26"],
+        "the only one nobody uses"
+    );
+    assert_eq!(of(&ledger, "c"), [""; 0]);
+}
+
+#[test]
+fn a_subnet_that_a_person_wrote_down_stays_with_a_node_that_has_it_anyway() {
+    let mut ledger = Ledger::default();
+    let mut wanted = desired(pool(&["10.0.0.0/24"], &[]), &["a"]);
+    let subnet = ("a".to_owned(), net("10.0.0.64/26"));
+    wanted.fixed = vec![subnet.clone()];
+    wanted.wishes.clear();
+    step(&mut ledger, &wanted, 0);
+    wanted.fixed.clear();
+    wanted.found = vec![subnet];
+    step(&mut ledger, &wanted, 1);
+    let lease = ledger.get(net("10.0.0.64/26")).unwrap();
+    assert_eq!((lease.fixed, lease.state), (false, State::Assigned));
+}
+
+#[test]
+fn nothing_is_freed_while_it_still_stands_somewhere() {
+    let mut ledger = Ledger::default();
+    let wide = || pool(&["10.0.0.0/24"], &[]);
+    step(&mut ledger, &desired(wide(), &["a"]), 0);
+    let mut gone = desired(wide(), &[]);
+    gone.shown.insert(net("10.0.0.0/26"));
+    step(&mut ledger, &gone, 0);
+    assert_eq!(step(&mut ledger, &gone, 1000), []);
+    assert_eq!(ledger.iter().count(), 1);
+    gone.shown.clear();
+    step(&mut ledger, &gone, 1000);
+    assert_eq!(ledger.iter().count(), 0);
 }

@@ -184,6 +184,15 @@ impl Controller {
         });
     }
 
+    /// Whether it runs.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended by itself, with how and what it printed last.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        self.daemon.check()
+    }
+
     /// Ends it without a chance to say goodbye.
     ///
     /// # Errors
