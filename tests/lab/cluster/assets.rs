@@ -1,5 +1,6 @@
 //! The commands of Kubernetes that a cluster is made of: those in `KUBEBUILDER_ASSETS`, where it is
-//! set, otherwise our own, built once from the Go module `tests/cluster/kube`.
+//! set, otherwise our own, built once from the Go module `tests/cluster/kube`; and Helm, from a module of
+//! its own, `tests/cluster/helm`.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read};
@@ -15,10 +16,25 @@ use crate::process::output;
 
 /// Where controller-runtime's tests look for the same programs.
 const VARIABLE: &str = "KUBEBUILDER_ASSETS";
-/// Where the Go module is, in this package.
-const MODULE: &str = "cluster/kube";
-const GO_MOD: &str = include_str!("../../cluster/kube/go.mod");
-const GO_SUM: &str = include_str!("../../cluster/kube/go.sum");
+
+/// A Go module in this package, and the programs that are built from it.
+struct Module {
+    /// What its cache is called after.
+    name: &'static str,
+    /// Where it is.
+    folder: &'static str,
+    go_mod: &'static str,
+    go_sum: &'static str,
+    /// Whose version is that of the programs.
+    main: &'static str,
+    assets: &'static [Asset],
+    /// They are what [`VARIABLE`] stands for.
+    given: bool,
+    /// How long it takes, on two cores.
+    takes: &'static str,
+    /// What the linker is to write into the programs, for this version.
+    stamps: fn(&str) -> String,
+}
 
 /// A program, and the Go package it is the command of.
 struct Asset {
@@ -26,16 +42,51 @@ struct Asset {
     package: &'static str,
 }
 
-/// A new one needs a line in `tools.go`, and `go mod tidy`.
-const ASSETS: [Asset; 4] = [
-    asset("etcd", "go.etcd.io/etcd/server/v3"),
-    asset("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
-    asset(
-        "kube-controller-manager",
-        "k8s.io/kubernetes/cmd/kube-controller-manager",
-    ),
-    asset("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
-];
+/// A new program needs a line in `tools.go`, and `go mod tidy`.
+const MODULES: [Module; 2] = [KUBERNETES, HELM];
+
+const KUBERNETES: Module = Module {
+    name: "kubernetes",
+    folder: "cluster/kube",
+    go_mod: include_str!("../../cluster/kube/go.mod"),
+    go_sum: include_str!("../../cluster/kube/go.sum"),
+    main: "k8s.io/kubernetes",
+    assets: &[
+        asset("etcd", "go.etcd.io/etcd/server/v3"),
+        asset("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+        asset(
+            "kube-controller-manager",
+            "k8s.io/kubernetes/cmd/kube-controller-manager",
+        ),
+        asset("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+    ],
+    given: true,
+    takes: "8 to 10 minutes",
+    // Unstamped it calls itself v0.0.0-master, which clients refuse.
+    stamps: |version| {
+        let mut parts = version.trim_start_matches('v').split('.');
+        let stamp =
+            |name: &str, value: &str| format!(" -X k8s.io/component-base/version.{name}={value}");
+        [
+            stamp("gitVersion", version),
+            stamp("gitMajor", parts.next().unwrap_or_default()),
+            stamp("gitMinor", parts.next().unwrap_or_default()),
+        ]
+        .concat()
+    },
+};
+
+const HELM: Module = Module {
+    name: "helm",
+    folder: "cluster/helm",
+    go_mod: include_str!("../../cluster/helm/go.mod"),
+    go_sum: include_str!("../../cluster/helm/go.sum"),
+    main: "helm.sh/helm/v3",
+    assets: &[asset("helm", "helm.sh/helm/v3/cmd/helm")],
+    given: false,
+    takes: "one or two minutes",
+    stamps: |version| format!(" -X helm.sh/helm/v3/internal/version.version={version}"),
+};
 
 const fn asset(program: &'static str, package: &'static str) -> Asset {
     Asset { program, package }
@@ -56,7 +107,10 @@ pub enum Progress<'a> {
 ///
 /// When it is not there, with what makes it.
 pub(super) fn find(program: &str) -> anyhow::Result<PathBuf> {
-    if let Some(directory) = given() {
+    let of = |module: &&Module| module.assets.iter().any(|it| it.program == program);
+    let module = MODULES.iter().find(of);
+    let module = module.with_context(|| format!("no module has a program {program}"))?;
+    if let Some(directory) = module.given() {
         let path = directory.join(program);
         if !path.is_file() {
             bail!(
@@ -67,12 +121,15 @@ pub(super) fn find(program: &str) -> anyhow::Result<PathBuf> {
         }
         return Ok(path);
     }
-    let path = cache()?.join(program);
+    let path = module.cache()?.join(program);
     if !path.is_file() {
         bail!(
-            "{} is not there; `cargo xtask test --only cluster` builds it, or set {VARIABLE} to a \
-             directory that has it",
-            path.display()
+            "{} is not there; `cargo xtask test --only cluster` builds it{}",
+            path.display(),
+            match module.given {
+                true => format!(", or set {VARIABLE} to a directory that has it"),
+                false => String::new(),
+            }
         );
     }
     Ok(path)
@@ -85,100 +142,175 @@ pub(super) fn find(program: &str) -> anyhow::Result<PathBuf> {
 /// When something is missing in `KUBEBUILDER_ASSETS`; when there is no Go and none can be installed;
 /// when the build fails.
 pub fn ensure(tell: &dyn Fn(Progress<'_>)) -> anyhow::Result<()> {
-    let missing = |directory: &Path| -> Vec<&Asset> {
+    for module in &MODULES {
+        module.ensure(tell)?;
+    }
+    Ok(())
+}
+
+impl Module {
+    /// The directory that somebody has given us.
+    fn given(&self) -> Option<PathBuf> {
+        std::env::var_os(VARIABLE)
+            .filter(|directory| self.given && !directory.is_empty())
+            .map(PathBuf::from)
+    }
+
+    /// Outside of the clone, as tools that cargo installs are; another for every other go.mod or go.sum.
+    fn cache(&self) -> anyhow::Result<PathBuf> {
+        let mut digest = Digest::new(&SHA256);
+        digest.update(self.go_mod.as_bytes());
+        digest.update(self.go_sum.as_bytes());
+        let digest: String = digest.finish().as_ref()[..6]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let name = format!("{}-{}-{digest}", self.name, self.version()?);
+        Ok(crate::packages::cache()?.join(name))
+    }
+
+    /// Such as `v1.36.2`.
+    fn version(&self) -> anyhow::Result<&'static str> {
+        let words = self.go_mod.lines().map(str::split_whitespace);
+        let after_main = words.filter_map(|mut words| {
+            let main = words.by_ref().find(|word| *word != "require")?;
+            words.next().filter(|_| main == self.main)
+        });
+        let version = after_main.into_iter().next();
+        version.with_context(|| format!("{}/go.mod names no version of {}", self.folder, self.main))
+    }
+
+    fn missing(&self, directory: &Path) -> Vec<&'static Asset> {
         let there = |asset: &&Asset| !directory.join(asset.program).is_file();
-        ASSETS.iter().filter(there).collect()
-    };
-    if let Some(directory) = given() {
-        let missing = missing(&directory);
-        if missing.is_empty() {
+        self.assets.iter().filter(there).collect()
+    }
+
+    fn ensure(&self, tell: &dyn Fn(Progress<'_>)) -> anyhow::Result<()> {
+        if let Some(directory) = self.given() {
+            let missing = self.missing(&directory);
+            if missing.is_empty() {
+                return Ok(());
+            }
+            let names: Vec<&str> = missing.iter().map(|asset| asset.program).collect();
+            bail!(
+                "{VARIABLE} is {}, and these are missing in it: {}; unset {VARIABLE} to have all of \
+                 them built",
+                directory.display(),
+                names.join(", ")
+            );
+        }
+        let cache = self.cache()?;
+        if self.missing(&cache).is_empty() {
             return Ok(());
         }
-        let names: Vec<&str> = missing.iter().map(|asset| asset.program).collect();
-        bail!(
-            "{VARIABLE} is {}, and these are missing in it: {}; unset {VARIABLE} to have all of \
-             them built",
-            directory.display(),
-            names.join(", ")
+        fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+        let lock = File::create(cache.join(".lock"))?;
+        tell(Progress::Now(&format!(
+            "waiting for another build of {}",
+            self.name
+        )));
+        let _lock = Flock::lock(lock, FlockArg::LockExclusive)
+            .map_err(|(_, error)| error)
+            .with_context(|| format!("cannot lock {}", cache.display()))?;
+        let missing = self.missing(&cache);
+        if missing.is_empty() {
+            return Ok(()); // the other build made them
+        }
+        packages::ensure(&[GO], |text| tell(Progress::Step(text)))
+            .with_context(|| format!("{} is built from its Go modules", self.name))?;
+        self.check_go()?;
+        tell(Progress::Step(&format!(
+            "building {} {} into {} (once; {} on two cores)",
+            self.name,
+            self.version()?,
+            cache.display(),
+            self.takes
+        )));
+        for asset in missing {
+            self.build(asset, &cache, tell).with_context(|| {
+                format!("cannot build {} from {}", asset.program, asset.package)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The Go that go.mod asks for, or a newer one.
+    fn check_go(&self) -> anyhow::Result<()> {
+        let needed = self
+            .go_mod
+            .lines()
+            .find_map(|line| line.strip_prefix("go "));
+        let needed =
+            needed.with_context(|| format!("{}/go.mod does not say which Go", self.folder))?;
+        let advice = || {
+            format!(
+                "{} is built by Go {needed} or newer; install that (https://go.dev/dl, or your \
+                 distribution's backports) and put it into PATH or /usr/local/go, or let go get it \
+                 (GOTOOLCHAIN=auto, from Go 1.21 on){}",
+                self.name,
+                match self.given {
+                    true => format!(", or set {VARIABLE} to a directory with the programs"),
+                    false => String::new(),
+                }
+            )
+        };
+        let said = output(&mut self.go(&["version"])?).with_context(advice)?;
+        let found = said.split_whitespace().nth(2).unwrap_or_default();
+        let found = found.trim_start_matches("go");
+        anyhow::ensure!(
+            numbers(found) >= numbers(needed),
+            "this is Go {found}. {}",
+            advice()
         );
+        Ok(())
     }
-    let cache = cache()?;
-    if missing(&cache).is_empty() {
-        return Ok(());
+
+    fn go(&self, arguments: &[&str]) -> anyhow::Result<Command> {
+        let mut command = Command::new(GO.find().context("there is no go")?);
+        command
+            .args(arguments)
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(self.folder))
+            .env("CGO_ENABLED", "0")
+            .env("GOWORK", "off")
+            .env("GOFLAGS", "-mod=readonly");
+        Ok(command)
     }
-    fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
-    let lock = File::create(cache.join(".lock"))?;
-    tell(Progress::Now("waiting for another build of Kubernetes"));
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive)
-        .map_err(|(_, error)| error)
-        .with_context(|| format!("cannot lock {}", cache.display()))?;
-    let missing = missing(&cache);
-    if missing.is_empty() {
-        return Ok(()); // the other build made them
+
+    fn build(
+        &self,
+        asset: &Asset,
+        cache: &Path,
+        tell: &dyn Fn(Progress<'_>),
+    ) -> anyhow::Result<()> {
+        tell(Progress::Now(&format!("{}: its modules", asset.program)));
+        let packages = output(&mut self.go(&["list", "-deps", asset.package])?)?;
+        let all = packages.lines().count();
+        let flags = format!("-s -w{}", (self.stamps)(self.version()?));
+        // Under its own name only when it is whole.
+        let unfinished = cache.join(format!(".{}", asset.program));
+        let mut command = self.go(&["build", "-v", "-trimpath", "-ldflags", &flags, "-o"])?;
+        command.arg(&unfinished).arg(asset.package);
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start go")?;
+        let stderr = child.stderr.take().context("go has no output")?;
+        let complaints = follow(stderr, |built| {
+            tell(Progress::Now(&format!(
+                "{}: {built} packages of at most {all}",
+                asset.program
+            )));
+        })?;
+        let status = child.wait()?;
+        if !status.success() {
+            bail!("go build ended with {status}:\n{complaints}");
+        }
+        fs::rename(&unfinished, cache.join(asset.program))?;
+        tell(Progress::Step(&format!("{} is built", asset.program)));
+        Ok(())
     }
-    packages::ensure(&[GO], |text| tell(Progress::Step(text)))
-        .context("Kubernetes is built from its Go modules")?;
-    check_go()?;
-    tell(Progress::Step(&format!(
-        "building Kubernetes {} and etcd into {} (once; 8 to 10 minutes on two cores)",
-        version()?,
-        cache.display()
-    )));
-    for asset in missing {
-        build(asset, &cache, tell)
-            .with_context(|| format!("cannot build {} from {}", asset.program, asset.package))?;
-    }
-    Ok(())
-}
-
-fn given() -> Option<PathBuf> {
-    std::env::var_os(VARIABLE)
-        .filter(|directory| !directory.is_empty())
-        .map(PathBuf::from)
-}
-
-/// Outside of the clone, as tools that cargo installs are; another for every other go.mod or go.sum.
-fn cache() -> anyhow::Result<PathBuf> {
-    let mut digest = Digest::new(&SHA256);
-    digest.update(GO_MOD.as_bytes());
-    digest.update(GO_SUM.as_bytes());
-    let digest: String = digest.finish().as_ref()[..6]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let name = format!("kubernetes-{}-{digest}", version()?);
-    Ok(crate::packages::cache()?.join(name))
-}
-
-/// Such as `v1.36.2`.
-fn version() -> anyhow::Result<&'static str> {
-    GO_MOD
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes "))
-        .and_then(|rest| rest.split_whitespace().next())
-        .context("tests/cluster/kube/go.mod names no version of k8s.io/kubernetes")
-}
-
-/// The Go that go.mod asks for, or a newer one.
-fn check_go() -> anyhow::Result<()> {
-    let needed = GO_MOD.lines().find_map(|line| line.strip_prefix("go "));
-    let needed = needed.context("tests/cluster/kube/go.mod does not say which Go it needs")?;
-    let advice = || {
-        format!(
-            "Kubernetes is built by Go {needed} or newer; install that (https://go.dev/dl, or your \
-             distribution's backports) and put it into PATH or /usr/local/go, or let go get it \
-             (GOTOOLCHAIN=auto, from Go 1.21 on), or set {VARIABLE} to a directory with the programs"
-        )
-    };
-    let said = output(&mut go(&["version"])?).with_context(advice)?;
-    let found = said.split_whitespace().nth(2).unwrap_or_default();
-    let found = found.trim_start_matches("go");
-    anyhow::ensure!(
-        numbers(found) >= numbers(needed),
-        "this is Go {found}. {}",
-        advice()
-    );
-    Ok(())
 }
 
 /// `1.26.8` as numbers; what is none ends it.
@@ -187,58 +319,6 @@ fn numbers(version: &str) -> Vec<u32> {
         .split('.')
         .map_while(|part| part.parse().ok())
         .collect()
-}
-
-fn go(arguments: &[&str]) -> anyhow::Result<Command> {
-    let mut command = Command::new(GO.find().context("there is no go")?);
-    command
-        .args(arguments)
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(MODULE))
-        .env("CGO_ENABLED", "0")
-        .env("GOWORK", "off")
-        .env("GOFLAGS", "-mod=readonly");
-    Ok(command)
-}
-
-fn build(asset: &Asset, cache: &Path, tell: &dyn Fn(Progress<'_>)) -> anyhow::Result<()> {
-    tell(Progress::Now(&format!("{}: its modules", asset.program)));
-    let packages = output(&mut go(&["list", "-deps", asset.package])?)?;
-    let all = packages.lines().count();
-    // Unstamped it calls itself v0.0.0-master, which clients refuse.
-    let mut parts = version()?.trim_start_matches('v').split('.');
-    let stamp =
-        |name: &str, value: &str| format!(" -X k8s.io/component-base/version.{name}={value}");
-    let flags = [
-        "-s -w".to_owned(),
-        stamp("gitVersion", version()?),
-        stamp("gitMajor", parts.next().unwrap_or_default()),
-        stamp("gitMinor", parts.next().unwrap_or_default()),
-    ]
-    .concat();
-    // Under its own name only when it is whole.
-    let unfinished = cache.join(format!(".{}", asset.program));
-    let mut command = go(&["build", "-v", "-trimpath", "-ldflags", &flags, "-o"])?;
-    command.arg(&unfinished).arg(asset.package);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot start go")?;
-    let stderr = child.stderr.take().context("go has no output")?;
-    let complaints = follow(stderr, |built| {
-        tell(Progress::Now(&format!(
-            "{}: {built} packages of at most {all}",
-            asset.program
-        )));
-    })?;
-    let status = child.wait()?;
-    if !status.success() {
-        bail!("go build ended with {status}:\n{complaints}");
-    }
-    fs::rename(&unfinished, cache.join(asset.program))?;
-    tell(Progress::Step(&format!("{} is built", asset.program)));
-    Ok(())
 }
 
 /// Calls `built` with the number of packages compiled so far; gives the lines that name no package.
@@ -264,12 +344,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_module_says_which_kubernetes() {
-        let version = version().expect("go.mod has it");
-        assert!(version.starts_with("v1."), "{version}");
-        let tools = include_str!("../../cluster/kube/tools.go");
-        for asset in &ASSETS {
-            assert!(tools.contains(asset.package), "{}", asset.package);
+    fn the_modules_say_which_versions_and_programs() {
+        let tools = [
+            include_str!("../../cluster/kube/tools.go"),
+            include_str!("../../cluster/helm/tools.go"),
+        ];
+        for ((module, tools), begins) in MODULES.iter().zip(tools).zip(["v1.", "v3."]) {
+            let version = module.version().expect("go.mod has it");
+            assert!(version.starts_with(begins), "{version}");
+            for asset in module.assets {
+                assert!(tools.contains(asset.package), "{}", asset.package);
+            }
         }
     }
 

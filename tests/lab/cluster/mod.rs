@@ -217,9 +217,22 @@ impl Cluster {
     ///
     /// When it does not succeed, with what it printed.
     pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> anyhow::Result<String> {
+        self.run("kubectl", arguments, input)
+    }
+
+    /// What `helm` prints for these arguments, as the administrator.
+    ///
+    /// # Errors
+    ///
+    /// When it does not succeed, with what it printed.
+    pub fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.run("helm", arguments, "")
+    }
+
+    fn run(&self, program: &str, arguments: &[&str], input: &str) -> anyhow::Result<String> {
         let mut child = self
             .control
-            .command(assets::find("kubectl")?)
+            .command(assets::find(program)?)
             .arg("--kubeconfig")
             .arg(self.admin_kubeconfig())
             .args(arguments)
@@ -229,15 +242,15 @@ impl Cluster {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .context("cannot start kubectl")?;
-        let mut stdin = child.stdin.take().context("kubectl has no input")?;
-        // An error is one of kubectl's too, which says more.
+            .with_context(|| format!("cannot start {program}"))?;
+        let mut stdin = child.stdin.take().context("it has no input")?;
+        // An error is one of the program's too, which says more.
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
         let result = child.wait_with_output()?;
         if !result.status.success() {
             bail!(
-                "kubectl {}: {}{}",
+                "{program} {}: {}{}",
                 arguments.join(" "),
                 String::from_utf8_lossy(&result.stderr).trim(),
                 String::from_utf8_lossy(&result.stdout).trim()
