@@ -7,6 +7,8 @@
 
 mod clock;
 mod install;
+mod judgement;
+mod leaders;
 mod mesh;
 mod nodes;
 mod objects;

@@ -17,7 +17,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(60);
 /// Nodes that have certificates.
 const NODES: [&str; 4] = ["n1", "n2", "n3", "n4"];
 
-const RESOURCES: &str = "\
+pub(crate) const RESOURCES: &str = "\
 apiVersion: routeshare.io/v1alpha1
 kind: Fabric
 metadata: {name: fabric}
@@ -42,6 +42,18 @@ pub(crate) fn cluster(settings: &Settings<'_>) -> Cluster {
 /// The only controller.
 pub(crate) fn controller(cluster: &Cluster) -> Controller {
     controller_with(cluster, &[])
+}
+
+/// One of several controllers.
+pub(crate) fn replica(cluster: &Cluster, number: u8) -> Controller {
+    let pod = format!("controller-{number}");
+    let replica = Replica {
+        pod: &pod,
+        number,
+        certified: true,
+        ..Replica::default()
+    };
+    cluster.controller(&replica).unwrap()
 }
 
 /// The only controller, with something in its environment.
@@ -101,7 +113,17 @@ impl<'a> Pair<'a> {
         controller: &Controller,
         nodes: &'a [ClusterNode; 2],
     ) -> Pair<'a> {
-        let speaker = |node: &'a ClusterNode| cluster.certified_speaker(node, controller).unwrap();
+        Pair::start_at(cluster, controller, controller, nodes)
+    }
+
+    /// The same where `controller` leads, and speakers know of the one they `ask`.
+    pub(crate) fn start_at(
+        cluster: &Cluster,
+        controller: &Controller,
+        ask: &Controller,
+        nodes: &'a [ClusterNode; 2],
+    ) -> Pair<'a> {
+        let speaker = |node: &'a ClusterNode| cluster.certified_speaker(node, ask).unwrap();
         let (one, two) = (speaker(&nodes[0]), speaker(&nodes[1]));
         let [_, subnets_of_two] = nodes.each_ref().map(|node| {
             let subnets = subnets(controller, &node.name);
