@@ -178,3 +178,74 @@ impl Observed {
             .map(String::as_str)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const OURS: Duration = Duration::from_secs(10);
+
+    fn candidate(pod: &str, address: &str) -> Candidate {
+        Candidate::new(pod.to_owned(), address.to_owned())
+    }
+
+    /// As the API server has it after its `version`th change.
+    fn stored(mut lease: Lease, version: u32) -> Lease {
+        lease.metadata.resource_version = Some(version.to_string());
+        lease
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_free_when_it_was_not_seen_to_change_for_its_time() {
+        let holder = candidate("a", "192.0.2.1:7443");
+        let other = candidate("b", "192.0.2.2:7443");
+        let mut observed = Observed::new(stored(holder.new_lease(), 1), None, OURS);
+        for version in 2..5 {
+            tokio::time::advance(Duration::from_secs(8)).await;
+            // Seen again as it is: that is no change.
+            observed = Observed::new(observed.lease.clone(), Some(observed), OURS);
+            assert!(!observed.is_free(Instant::now()));
+            assert_eq!(
+                other.leader_in(&observed).as_deref(),
+                Some("192.0.2.1:7443")
+            );
+            let renewed = stored(holder.renewed(observed.lease()), version);
+            observed = Observed::new(renewed, Some(observed), OURS);
+        }
+        tokio::time::advance(Duration::from_secs(9)).await;
+        let same = observed.lease.clone();
+        observed = Observed::new(same, Some(observed), OURS);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(observed.is_free(Instant::now()));
+        assert_eq!(other.leader_in(&observed), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_given_back_is_free_at_once_and_one_that_says_less_time_is_not_taken_earlier() {
+        let holder = candidate("a", "192.0.2.1:7443");
+        let mut lease = holder.new_lease();
+        lease.spec.get_or_insert_default().lease_duration_seconds = Some(1);
+        let observed = Observed::new(stored(lease, 1), None, OURS);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(!observed.is_free(Instant::now()));
+        let released = Observed::new(stored(holder.released(observed.lease()), 2), None, OURS);
+        assert!(released.is_free(Instant::now()));
+        assert_eq!(released.holder(), None);
+        let next = candidate("b", "192.0.2.2:7443");
+        let taken = next.taken(released.lease().clone());
+        assert!(next.holds(&taken) && !holder.holds(&taken));
+        assert_eq!(taken.spec.unwrap().lease_transitions, Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_our_predecessor_left_is_neither_ours_nor_anybody_to_go_to() {
+        let before = candidate("a", "192.0.2.1:7443");
+        let again = candidate("a", "192.0.2.1:7443");
+        let observed = Observed::new(stored(before.new_lease(), 1), None, OURS);
+        assert!(!again.holds(observed.lease()));
+        assert_eq!(again.leader_in(&observed), None);
+        assert!(!observed.is_free(Instant::now()));
+    }
+}
