@@ -226,7 +226,9 @@ fn every_bad_example_is_refused_or_needs_more_than_one_object() {
     for path in paths {
         let file = read(&path);
         let name = file.name.clone();
-        let mistakes = api::parse(std::slice::from_ref(&file)).err().unwrap_or_default();
+        let mistakes = api::parse(std::slice::from_ref(&file))
+            .err()
+            .unwrap_or_default();
         let Some(documents) = documents(&file.text) else {
             continue; // no YAML at all, or one that a reader of YAML refuses
         };
