@@ -15,7 +15,10 @@ pub(crate) const CONTROLLER_SOCKET: &str = "unix:/run/routeshare/controller.sock
 /// Ask speakers and the controller, and tell them what to do
 ///
 /// Without --node or --all the speaker of this machine is asked, over its Unix socket. With them, or
-/// with --controller, the controller is asked, which reaches every speaker.
+/// with --controller, the controller is asked, which reaches every speaker. Where there is neither a
+/// speaker nor a controller on this machine, but a kubeconfig, the controller of that cluster is asked;
+/// so it is with --kubeconfig, --context or --namespace, and as kubectl plugin (`kubectl bgp show
+/// nodes`, when a link named kubectl-bgp to this program is in PATH).
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, subcommand_required = true)]
 pub(crate) struct Cli {
@@ -43,7 +46,8 @@ pub(crate) struct Target {
           value_hint = ValueHint::FilePath)]
     pub(crate) socket: Option<PathBuf>,
 
-    /// The controller: https://HOST:7443, http://127.0.0.1:PORT or unix:PATH
+    /// The controller: https://HOST:7443, http://127.0.0.1:PORT or unix:PATH; https together with
+    /// --kubeconfig, --context or --namespace: authority and token come from that cluster
     /// [default: unix:/run/routeshare/controller.sock]
     #[arg(long, global = true, value_name = "URL", env = "ROUTESHARE_CONTROLLER")]
     pub(crate) controller: Option<String>,
@@ -71,6 +75,41 @@ pub(crate) struct Target {
     #[arg(long, global = true, value_name = "FILE", env = "ROUTESHARE_KEY", requires = "cert",
           value_hint = ValueHint::FilePath)]
     pub(crate) key: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) cluster: InCluster,
+}
+
+/// A controller that runs in Kubernetes.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "A controller in Kubernetes")]
+pub(crate) struct InCluster {
+    /// The kubeconfig [default: as kubectl has it: $KUBECONFIG, ~/.kube/config]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) kubeconfig: Option<PathBuf>,
+
+    /// Its context [default: the current one]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+
+    /// The namespace the controller runs in [default: routeshare]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+
+    /// Connect to the leader's own address, not through the API server: from inside the cluster's
+    /// network, and without the right to forward ports
+    #[arg(long, global = true, conflicts_with_all = ["controller", "socket"])]
+    pub(crate) direct: bool,
+}
+
+impl InCluster {
+    /// Whether it was asked for.
+    pub(crate) fn is_named(&self) -> bool {
+        self.kubeconfig.is_some()
+            || self.context.is_some()
+            || self.namespace.is_some()
+            || self.direct
+    }
 }
 
 /// How answers look.

@@ -8,6 +8,7 @@ use proto::controller::v1::admin_service_client::AdminServiceClient;
 use proto::controller::v1::{ListNodesRequest, Node};
 use proto::speaker::v1::speaker_service_client::SpeakerServiceClient;
 use tokio::net::UnixStream;
+use tokio::sync::OnceCell;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -17,17 +18,22 @@ use tower::service_fn;
 
 use crate::cli::{CONTROLLER_SOCKET, SPEAKER_SOCKET, Target};
 use crate::error::Failure;
+use crate::kubernetes::{self, Where};
 
 /// The request metadata that tells the controller whose speaker is meant.
 const NODE: &str = "routeshare-node";
+/// The request metadata that shows a token.
+const AUTHORIZATION: &str = "authorization";
+/// What this program is called as a plugin of kubectl.
+const PLUGIN: &str = "kubectl-bgp";
 /// A page of routes or a node's configuration may be larger than gRPC's 4 MiB.
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client of one speaker, direct or through the controller.
-pub(crate) type SpeakerClient = SpeakerServiceClient<InterceptedService<Channel, ForNode>>;
+pub(crate) type SpeakerClient = SpeakerServiceClient<InterceptedService<Channel, Said>>;
 /// A client of the controller.
-pub(crate) type ControllerClient = AdminServiceClient<Channel>;
+pub(crate) type ControllerClient = AdminServiceClient<InterceptedService<Channel, Said>>;
 
 /// A speaker to ask.
 pub(crate) struct Speaker {
@@ -51,17 +57,101 @@ impl Speaker {
     }
 }
 
-/// Puts the node's name into each request.
-#[derive(Clone, Debug)]
-pub(crate) struct ForNode(Option<MetadataValue<Ascii>>);
+/// What every request says besides its question.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Said {
+    /// Whose speaker is meant, when the controller is asked.
+    node: Option<MetadataValue<Ascii>>,
+    /// Who asks, where a certificate does not say it.
+    authorization: Option<MetadataValue<Ascii>>,
+}
 
-impl Interceptor for ForNode {
+impl Interceptor for Said {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(node) = &self.0 {
-            request.metadata_mut().insert(NODE, node.clone());
+        let metadata = request.metadata_mut();
+        if let Some(node) = &self.node {
+            metadata.insert(NODE, node.clone());
+        }
+        if let Some(authorization) = &self.authorization {
+            metadata.insert(AUTHORIZATION, authorization.clone());
         }
         Ok(request)
     }
+}
+
+/// An open connection.
+#[derive(Clone)]
+struct Opened {
+    channel: Channel,
+    authorization: Option<MetadataValue<Ascii>>,
+}
+
+impl Opened {
+    fn plain(channel: Channel) -> Opened {
+        Opened {
+            channel,
+            authorization: None,
+        }
+    }
+
+    fn controller(&self) -> ControllerClient {
+        let said = Said {
+            node: None,
+            authorization: self.authorization.clone(),
+        };
+        AdminServiceClient::with_interceptor(self.channel.clone(), said)
+            .max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    fn speaker(&self, node: Option<String>) -> Result<Speaker, Failure> {
+        let value = node
+            .as_ref()
+            .map(|name| name.parse())
+            .transpose()
+            .map_err(|_| Failure::Answer(format!("{node:?} is no node's name")))?;
+        let said = Said {
+            node: value,
+            authorization: self.authorization.clone(),
+        };
+        let client = SpeakerServiceClient::with_interceptor(self.channel.clone(), said)
+            .max_decoding_message_size(MAX_MESSAGE);
+        Ok(Speaker { node, client })
+    }
+}
+
+/// What there is around this process, by which it is known whom to ask when nobody says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Surroundings {
+    /// A speaker's socket at its usual place.
+    speaker: bool,
+    /// A controller's socket at its usual place.
+    controller: bool,
+    /// A kubeconfig where kubectl looks for one.
+    kubeconfig: bool,
+    /// We are called as a plugin of kubectl.
+    plugin: bool,
+}
+
+impl Surroundings {
+    pub(crate) fn look() -> Surroundings {
+        // What may not be looked at is there.
+        let is_there = |path: &Path| path.try_exists().unwrap_or(true);
+        let controller = CONTROLLER_SOCKET.trim_start_matches("unix:");
+        let named = std::env::var_os("KUBECONFIG").is_some_and(|paths| !paths.is_empty());
+        let home = std::env::home_dir().map(|home| home.join(".kube/config"));
+        Surroundings {
+            speaker: is_there(Path::new(SPEAKER_SOCKET)),
+            controller: is_there(Path::new(controller)),
+            kubeconfig: named || home.is_some_and(|path| path.is_file()),
+            plugin: is_plugin(),
+        }
+    }
+}
+
+/// Whether we are called as a plugin of kubectl.
+pub(crate) fn is_plugin() -> bool {
+    let name = std::env::args_os().next().map(PathBuf::from);
+    name.is_some_and(|name| name.file_name().is_some_and(|name| name == PLUGIN))
 }
 
 /// Which speakers a command is about.
@@ -78,15 +168,30 @@ enum Scope {
 /// Opens connections as the command line says.
 pub(crate) struct Connector<'a> {
     target: &'a Target,
+    surroundings: Surroundings,
+    /// The connection to the controller, once it was needed.
+    opened: OnceCell<Opened>,
 }
 
 impl<'a> Connector<'a> {
-    pub(crate) fn new(target: &'a Target) -> Connector<'a> {
-        Connector { target }
+    pub(crate) fn new(target: &'a Target, surroundings: Surroundings) -> Connector<'a> {
+        Connector {
+            target,
+            surroundings,
+            opened: OnceCell::new(),
+        }
+    }
+
+    /// Whether the controller is one that runs in Kubernetes: that was said, or nothing was said and
+    /// there is nobody on this machine to ask.
+    fn in_cluster(&self) -> bool {
+        let (target, around) = (self.target, self.surroundings);
+        let said = target.cluster.is_named() || around.plugin;
+        target.controller.is_none() && (said || !around.controller && around.kubeconfig)
     }
 
     /// Named nodes go first, then `--all`, then an explicit socket; a controller alone means all
-    /// nodes.
+    /// nodes, and so does a cluster.
     fn scope(&self) -> Scope {
         let target = self.target;
         if !target.node.is_empty() {
@@ -96,6 +201,8 @@ impl<'a> Connector<'a> {
             _ if target.all => Scope::All,
             Some(socket) => Scope::Socket(socket.clone()),
             None if target.controller.is_some() => Scope::All,
+            None if target.cluster.is_named() || self.surroundings.plugin => Scope::All,
+            None if !self.surroundings.speaker && self.in_cluster() => Scope::All,
             None => Scope::Socket(SPEAKER_SOCKET.into()),
         }
     }
@@ -117,8 +224,7 @@ impl<'a> Connector<'a> {
 
     /// The controller.
     pub(crate) async fn controller(&self) -> Result<ControllerClient, Failure> {
-        let channel = self.controller_channel().await?;
-        Ok(AdminServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
+        Ok(self.opened().await?.controller())
     }
 
     /// The speakers the command is about. Nodes that are not connected are not among them; they are
@@ -127,27 +233,25 @@ impl<'a> Connector<'a> {
         let names = match self.scope() {
             Scope::Socket(path) => {
                 let channel = unix_channel("speaker", &path).await?;
-                return Ok((vec![speaker(channel, None)?], Vec::new()));
+                return Ok((vec![Opened::plain(channel).speaker(None)?], Vec::new()));
             }
             Scope::Nodes(names) => names,
             Scope::All => {
-                let channel = self.controller_channel().await?;
-                let mut admin =
-                    AdminServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
-                let nodes = nodes(&mut admin).await?;
+                let opened = self.opened().await?;
+                let nodes = nodes(&mut opened.controller()).await?;
                 let (connected, away): (Vec<Node>, Vec<Node>) =
                     nodes.into_iter().partition(|node| node.connected);
                 let speakers = connected
                     .into_iter()
-                    .map(|node| speaker(channel.clone(), Some(node.name)))
+                    .map(|node| opened.speaker(Some(node.name)))
                     .collect::<Result<_, _>>()?;
                 return Ok((speakers, away));
             }
         };
-        let channel = self.controller_channel().await?;
+        let opened = self.opened().await?;
         let speakers = names
             .into_iter()
-            .map(|name| speaker(channel.clone(), Some(name)))
+            .map(|name| opened.speaker(Some(name)))
             .collect::<Result<_, _>>()?;
         Ok((speakers, Vec::new()))
     }
@@ -164,6 +268,26 @@ impl<'a> Connector<'a> {
         }
         let (mut speakers, _) = self.speakers().await?;
         speakers.pop().ok_or(Failure::OneNode { command })
+    }
+
+    async fn opened(&self) -> Result<&Opened, Failure> {
+        self.opened.get_or_try_init(|| self.open()).await
+    }
+
+    async fn open(&self) -> Result<Opened, Failure> {
+        let target = self.target;
+        let place = match target.controller.as_deref() {
+            Some(url) if target.cluster.is_named() && url.starts_with("https:") => Where::Url(url),
+            None if target.cluster.direct => Where::Direct,
+            None if self.in_cluster() => Where::Forwarded,
+            _ => return Ok(Opened::plain(self.controller_channel().await?)),
+        };
+        let ca = target.ca.as_ref().map(read).transpose()?;
+        let connection = kubernetes::connect(&target.cluster, &place, ca).await?;
+        Ok(Opened {
+            channel: connection.channel,
+            authorization: Some(connection.authorization),
+        })
     }
 
     async fn controller_channel(&self) -> Result<Channel, Failure> {
@@ -199,12 +323,6 @@ impl<'a> Connector<'a> {
     }
 
     fn tls(&self) -> Result<ClientTlsConfig, Failure> {
-        let read = |path: &PathBuf| {
-            std::fs::read(path).map_err(|source| Failure::Read {
-                path: path.clone(),
-                source,
-            })
-        };
         let mut tls = ClientTlsConfig::new();
         if let Some(ca) = &self.target.ca {
             tls = tls.ca_certificate(Certificate::from_pem(read(ca)?));
@@ -232,15 +350,11 @@ pub(crate) fn controller_refused(status: Status) -> Failure {
     }
 }
 
-fn speaker(channel: Channel, node: Option<String>) -> Result<Speaker, Failure> {
-    let value = node
-        .as_ref()
-        .map(|name| name.parse())
-        .transpose()
-        .map_err(|_| Failure::Answer(format!("{node:?} is no node's name")))?;
-    let client = SpeakerServiceClient::with_interceptor(channel, ForNode(value))
-        .max_decoding_message_size(MAX_MESSAGE);
-    Ok(Speaker { node, client })
+fn read(path: &PathBuf) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|source| Failure::Read {
+        path: path.clone(),
+        source,
+    })
 }
 
 async fn unix_channel(who: &'static str, path: &Path) -> Result<Channel, Failure> {
@@ -270,10 +384,15 @@ mod tests {
     use super::*;
     use crate::cli::Cli;
 
-    fn scope(arguments: &[&str]) -> Scope {
+    fn scope_in(surroundings: Surroundings, arguments: &[&str]) -> (Scope, bool) {
         let words = ["bgpctl", "show", "peers"].iter().chain(arguments);
         let cli = Cli::try_parse_from(words).unwrap();
-        Connector::new(&cli.target).scope()
+        let connector = Connector::new(&cli.target, surroundings);
+        (connector.scope(), connector.in_cluster())
+    }
+
+    fn scope(arguments: &[&str]) -> Scope {
+        scope_in(Surroundings::default(), arguments).0
     }
 
     #[test]
@@ -288,5 +407,43 @@ mod tests {
         assert_eq!(scope(&["--controller", "unix:/c"]), Scope::All);
         let both = ["--controller", "unix:/c", "--socket", "/s"];
         assert_eq!(scope(&both), Scope::Socket("/s".into()));
+    }
+
+    #[test]
+    fn a_cluster_is_asked_where_it_is_named_or_nobody_else_is_there() {
+        let alone = Surroundings {
+            kubeconfig: true,
+            ..Surroundings::default()
+        };
+        assert_eq!(scope_in(alone, &[]), (Scope::All, true));
+        assert!(scope_in(alone, &["--node", "a"]).1);
+        let socket = ["--socket", "/s"];
+        assert_eq!(scope_in(alone, &socket).0, Scope::Socket("/s".into()));
+        assert!(!scope_in(alone, &["--controller", "unix:/c"]).1);
+
+        let on_a_node = Surroundings {
+            speaker: true,
+            ..alone
+        };
+        assert_eq!(
+            scope_in(on_a_node, &[]).0,
+            Scope::Socket(SPEAKER_SOCKET.into())
+        );
+        assert_eq!(scope_in(on_a_node, &["--context", "x"]), (Scope::All, true));
+        assert_eq!(scope_in(on_a_node, &["--all"]), (Scope::All, true));
+
+        let beside_a_controller = Surroundings {
+            controller: true,
+            ..alone
+        };
+        assert!(!scope_in(beside_a_controller, &["--all"]).1);
+
+        let plugin = Surroundings {
+            plugin: true,
+            speaker: true,
+            controller: true,
+            ..alone
+        };
+        assert_eq!(scope_in(plugin, &[]), (Scope::All, true));
     }
 }

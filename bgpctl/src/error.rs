@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::kubernetes::KubernetesError;
 use crate::pki::PkiError;
 
 /// Why a command could not be carried out. The text says what was attempted on what;
@@ -43,6 +44,8 @@ pub(crate) enum Failure {
     Answer(String),
     #[error(transparent)]
     Pki(#[from] PkiError),
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
 }
 
 /// What the other side said; the code where it said nothing.
@@ -65,6 +68,7 @@ impl Failure {
             Failure::Connect { url, .. } => connect_help(url),
             Failure::OneNode { .. } => "name it with --node NAME".into(),
             Failure::Refused { status, .. } => refused_help(status.code()).into(),
+            Failure::Kubernetes(error) => error.help(),
             Failure::Answer(_) => {
                 "bgpctl and the program it asked may be of different versions: compare \
                  `bgpctl --version` with `bgpctl show status`"
@@ -108,7 +112,8 @@ fn connect_help(url: &str) -> String {
 fn refused_help(code: tonic::Code) -> &'static str {
     match code {
         tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => {
-            "use an operator's certificate (`bgpctl pki operator DIR NAME`) by --cert and --key"
+            "use an operator's certificate (`bgpctl pki operator DIR NAME`) by --cert and --key; in Kubernetes a \
+             kubeconfig with which tokens of service account routeshare-operator may be made"
         }
         tonic::Code::Unimplemented => {
             "it does not know this question; is it a controller asked for what only a speaker knows, \

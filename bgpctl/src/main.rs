@@ -1,6 +1,7 @@
 //! `bgpctl`: asks speakers and the controller, and tells them what to do.
 //!
-//! - `cli`: the words of the command line; `client`: whom to ask, and how to reach them;
+//! - `cli`: the words of the command line; `client`: whom to ask, and how to reach them; `kubernetes`: a
+//!   controller that runs there;
 //! - `show`, `explain`, `command`, `check`, `pki`: one file (or folder) for each command;
 //! - `table`, `output`, `time`: how answers look; `view`: how they look to programs.
 
@@ -10,6 +11,7 @@ mod client;
 mod command;
 mod error;
 mod explain;
+mod kubernetes;
 mod output;
 mod pki;
 mod show;
@@ -20,15 +22,18 @@ mod view;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser as _};
 
 use crate::cli::{Cli, Command};
-use crate::client::Connector;
+use crate::client::{Connector, Surroundings};
 use crate::error::Failure;
 use crate::output::Output;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match client::is_plugin() {
+        true => parse_as_plugin(),
+        false => Cli::parse(),
+    };
     let output = Output::new(cli.output, cli.color);
     match run(&cli, &output) {
         Ok(code) => code,
@@ -41,6 +46,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// As `kubectl bgp`, which is what help and errors call it then.
+fn parse_as_plugin() -> Cli {
+    let matches = Cli::command().bin_name("kubectl bgp").get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 fn run(cli: &Cli, output: &Output) -> Result<ExitCode, Failure> {
@@ -61,7 +72,7 @@ fn run(cli: &Cli, output: &Output) -> Result<ExitCode, Failure> {
                 .enable_all()
                 .build()
                 .map_err(Failure::Start)?;
-            let connector = Connector::new(&cli.target);
+            let connector = Connector::new(&cli.target, Surroundings::look());
             return runtime.block_on(ask(cli, &connector, output));
         }
     }

@@ -12,6 +12,7 @@ mod leaders;
 mod mesh;
 mod nodes;
 mod objects;
+mod operator;
 mod outages;
 mod subnets;
 mod the_cluster_itself;

@@ -91,6 +91,15 @@ impl fmt::Debug for Cluster {
     }
 }
 
+/// Where `kubectl` is.
+///
+/// # Errors
+///
+/// When it is not there, with what makes it.
+pub fn kubectl_program() -> anyhow::Result<PathBuf> {
+    assets::find("kubectl")
+}
+
 impl Cluster {
     /// etcd and an API server that is ready.
     ///
