@@ -2,13 +2,13 @@
 
 use std::fs::{self, Permissions};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use lab::bird::Bird;
 use lab::frr::Frr;
 use lab::speaker::Speaker;
-use lab::{Lab, Namespace, wait_for};
+use lab::{Lab, Namespace, memory, wait_for};
 
 use crate::each_daemon::{NODE, cabled, host};
 use crate::host::{Host, Peer, SOON, number};
@@ -374,36 +374,6 @@ fn kernel_has_tcp_ao(socket: &std::net::TcpListener) -> bool {
     outcome == 0 || error.raw_os_error() == Some(libc::ENOENT)
 }
 
-/// A stretch of a process's memory, as `/proc/PID/smaps` has it.
-struct Stretch {
-    start: u64,
-    end: u64,
-    is_dumped: bool,
-}
-
-fn memory(process: u32) -> Vec<Stretch> {
-    let text = fs::read_to_string(format!("/proc/{process}/smaps")).unwrap();
-    let mut stretches = Vec::new();
-    for line in text.lines() {
-        let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
-        let range = first.split_once('-').and_then(|(start, end)| {
-            let hex = |text| u64::from_str_radix(text, 16).ok();
-            Some((hex(start)?, hex(end)?))
-        });
-        if let Some((start, end)) = range {
-            let is_dumped = rest.starts_with('r');
-            stretches.push(Stretch {
-                start,
-                end,
-                is_dumped,
-            });
-        } else if first == "VmFlags:" && rest.split_whitespace().any(|flag| flag == "dd") {
-            stretches.last_mut().unwrap().is_dumped = false;
-        }
-    }
-    stretches
-}
-
 #[test]
 fn a_key_is_in_no_memory_that_a_core_dump_would_have() {
     let lab = Lab::new().unwrap();
@@ -424,25 +394,13 @@ fn a_key_is_in_no_memory_that_a_core_dump_would_have() {
         Ok(())
     });
     let process = speaker.id().unwrap();
-    let file = fs::File::open(format!("/proc/{process}/mem")).unwrap();
-    let (mut kept, mut looked) = (0, 0);
-    for stretch in memory(process) {
-        let length = usize::try_from(stretch.end - stretch.start).unwrap();
-        let mut bytes = vec![0; length];
-        // Some cannot be read by anybody, such as guard pages and `[vvar]`.
-        if file.read_exact_at(&mut bytes, stretch.start).is_err() {
-            continue;
-        }
-        looked += length;
-        // `\n` follows in the file: a copy made by reading it some other way would have it too.
-        for text in [first, second] {
-            let mut windows = bytes.windows(text.len());
-            if windows.any(|window| window == text.as_bytes()) {
-                assert!(!stretch.is_dumped, "`{text}` at {:x}", stretch.start);
-                kept += 1;
-            }
-        }
-    }
-    assert!(looked > 1_000_000, "only {looked} octets could be read");
-    assert_eq!(kept, 1, "the key in use, and not the one before");
+    // `\n` follows in the file: a copy made by reading it some other way would have it too.
+    let found = memory::find(process, &[first, second]).unwrap();
+    assert!(found.looked > 1_000_000, "{found:?}");
+    assert_eq!(found.dumped, []);
+    assert_eq!(
+        found.kept,
+        [second],
+        "the key in use, and not the one before"
+    );
 }

@@ -20,6 +20,7 @@ pub mod controller;
 pub mod flood;
 pub mod frr;
 pub mod gobgp;
+pub mod memory;
 mod namespace;
 pub mod packages;
 mod ping;

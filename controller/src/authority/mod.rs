@@ -20,7 +20,7 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
 use rustls::ServerConfig;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -82,7 +82,7 @@ impl Keeper {
         let changes = watcher::watch_object(self.secrets.clone(), crd::names::CA).backoff(pauses);
         let mut changes = std::pin::pin!(changes);
         let mut known: Option<Secret> = None;
-        let mut wait = Duration::MAX; // until the first look has been had
+        let mut wake = None; // not before the first look has been had
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -94,9 +94,9 @@ impl Keeper {
                     }
                     None => return,
                 },
-                () = sleep(wait) => {}
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
-            wait = match self.settle(&mut known).await {
+            let wait = match self.settle(&mut known).await {
                 Ok(wait) => wait,
                 Err(error) => {
                     warn!(
@@ -106,13 +106,31 @@ impl Keeper {
                     RETRY
                 }
             };
+            wake = Some(Instant::now() + wait);
         }
     }
 
     /// Takes what steps are due and shows a certificate of whoever signs then. Says how long there is
     /// nothing to do.
     async fn settle(&mut self, known: &mut Option<Secret>) -> anyhow::Result<Duration> {
-        let all = loop {
+        let steps = self.take_steps(known).await;
+        // A certificate has to be renewed also while no step can be taken.
+        let Some(secret) = known else {
+            return steps.map(|()| RETRY);
+        };
+        let all = objects::read(secret)?;
+        self.show(&all).await?;
+        steps?;
+        let due = all.next_step(&self.limits).into_iter();
+        let due = due
+            .chain(self.shown.iter().map(|shown| shown.renew_at))
+            .min();
+        let left = due.map(|due| Duration::from_millis(due.saturating_sub(now())));
+        Ok(left.unwrap_or(LOOK).clamp(Duration::from_millis(100), LOOK))
+    }
+
+    async fn take_steps(&self, known: &mut Option<Secret>) -> anyhow::Result<()> {
+        loop {
             let Some(secret) = known else {
                 *known = Some(self.create().await?);
                 continue;
@@ -121,7 +139,7 @@ impl Keeper {
             let step = all.step(now(), &self.limits);
             // Before an authority counts as published, and before anything is signed.
             objects::publish(&self.bundles, &all).await?;
-            let Some(step) = step else { break all };
+            let Some(step) = step else { return Ok(()) };
             let lasts = self.limits.authority;
             let next = all.after(step, now(), &self.limits, || issue::authority(now(), lasts))?;
             let replaced = objects::replace(&self.secrets, secret, &next).await?;
@@ -133,14 +151,7 @@ impl Keeper {
                 // Another controller was faster, and has done it, most likely.
                 None => *known = self.secrets.get_opt(crd::names::CA).await?,
             }
-        };
-        self.show(&all).await?;
-        let due = all.next_step(&self.limits).into_iter();
-        let due = due
-            .chain(self.shown.iter().map(|shown| shown.renew_at))
-            .min();
-        let left = due.map(|due| Duration::from_millis(due.saturating_sub(now())));
-        Ok(left.unwrap_or(LOOK).clamp(Duration::from_millis(100), LOOK))
+        }
     }
 
     /// The first authority; that of another controller, where one was faster.
