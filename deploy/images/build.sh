@@ -11,15 +11,15 @@ out=${1:?give a directory for the programs}
 target=${2:-x86_64-unknown-linux-musl}
 cd "$(dirname "$0")/../.."
 
+strip=strip
 case "$target-$(uname -m)" in
 aarch64-unknown-linux-musl-x86_64)
+    strip=aarch64-linux-gnu-strip
     export CC_aarch64_unknown_linux_musl="${CC_aarch64_unknown_linux_musl:-aarch64-linux-gnu-gcc}"
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER="${CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER:-rust-lld}"
     ;;
 esac
 
-# Names of functions stay for backtraces; line numbers would make the images five times as large.
-export CARGO_PROFILE_RELEASE_STRIP=debuginfo
 cargo build --locked --release --target "$target" \
     --package routeshare-controller --package routeshare-speaker --package routeshare-bfd --package bgpctl
 
@@ -31,5 +31,7 @@ for program in routeshare-controller routeshare-speaker routeshare-bfd bgpctl; d
         echo "$program is not static" >&2
         exit 1
     fi
-    install -m 0755 "$built/$program" "$out/$program"
+    # Names of functions stay, for backtraces; line numbers are most of the size.
+    "$strip" --strip-debug -o "$out/$program" "$built/$program"
+    chmod 0755 "$out/$program"
 done
