@@ -189,7 +189,10 @@ fn guard(
             let (keeper, issued) =
                 Keeper::new(client.clone(), &options.namespace, names.collect(), limits);
             let shutdown = shutdown.clone();
-            tasks.spawn(async { Ok(keeper.run(shutdown).await) });
+            tasks.spawn(async {
+                keeper.run(shutdown).await;
+                Ok(())
+            });
             Tls::Issued(issued)
         }
     };

@@ -224,7 +224,6 @@ fn value(secret: &str, key: &str, octets: &[u8]) -> Value {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test that fails says where")]
 mod tests {
     use k8s_openapi::ByteString;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

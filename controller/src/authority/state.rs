@@ -164,7 +164,6 @@ impl std::fmt::Debug for Authority {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test that fails says where")]
 mod tests {
     use std::convert::Infallible;
 

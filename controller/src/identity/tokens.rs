@@ -268,7 +268,6 @@ fn judge(status: &TokenReviewStatus, namespace: &str) -> Result<Identity, Refusa
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test that fails says where")]
 mod tests {
     use std::collections::BTreeMap;
 

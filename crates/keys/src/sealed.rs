@@ -145,7 +145,6 @@ impl std::fmt::Debug for Receiver {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test that fails says where")]
 mod tests {
     use super::*;
 
