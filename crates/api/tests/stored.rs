@@ -3,8 +3,6 @@
 //! The files in `stored` are never changed: a release adds `VERSION-….yaml` with every field that there
 //! is, and from then on such objects lie in people's clusters.
 
-#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
-
 use std::path::Path;
 
 use api::{SourceFile, parse};
