@@ -212,3 +212,6 @@ fn version(object: &NodeSubnets) -> u64 {
     let version = object.metadata.resource_version.as_deref();
     version.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,12 +26,12 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::document::{Document, LIMIT, Unreadable, size};
-use super::rebuild;
+use super::rebuild::{self, Rebuilt};
 use super::{Commit, Contents, Size};
 
 /// How long a request may take. What is slower counts as unclear.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a lost ledger may take to be rebuilt.
+/// How long it may take to read all NodeSubnets objects.
 const REBUILD_PATIENCE: Duration = Duration::from_secs(60);
 /// The API server keeps every version of the object for some minutes. Commits are spaced so that they
 /// come to this many octets a second at most, once the first [`BURST`] is used up.
@@ -98,10 +98,15 @@ pub(crate) enum LedgerError {
          out; remove nodes, or pools that give every node a further subnet"
     )]
     TooLarge { name: String, size: usize },
-    #[error("cannot rebuild ConfigMap {name}, which is lost, from the NodeSubnets objects")]
-    Rebuild {
+    #[error(
+        "ConfigMap {name} is an old copy: it is generation {generation}, and NodeSubnets objects repeat \
+         generation {repeated}. Nothing is given out, because it does not know what was given since. \
+         Delete it: the controller then rebuilds it from those objects and from the Nodes' podCIDRs"
+    )]
+    Old {
         name: String,
-        source: Box<kube::Error>,
+        generation: u64,
+        repeated: u64,
     },
 }
 
@@ -111,6 +116,7 @@ pub(crate) enum Doing {
     Read,
     Write,
     Create,
+    Compare,
 }
 
 impl fmt::Display for Doing {
@@ -119,6 +125,7 @@ impl fmt::Display for Doing {
             Doing::Read => "read",
             Doing::Write => "write",
             Doing::Create => "create",
+            Doing::Compare => "read the NodeSubnets objects, to compare them with",
         })
     }
 }
@@ -186,9 +193,14 @@ impl KubernetesStore {
         self.version = None;
         let runtime = self.runtime.clone();
         runtime.block_on(async {
+            // Before the ledger is read: whoever leads until now goes on writing both.
+            let repeated = match self.has_written {
+                true => 0,
+                false => self.repeated().await?,
+            };
             let read = self.maps.get_opt(LEDGER);
             match self.within(Doing::Read, read).await? {
-                Some(map) => self.found(map).await,
+                Some(map) => self.found(map, repeated).await,
                 None => self.missing().await,
             }
         })
@@ -213,11 +225,18 @@ impl KubernetesStore {
         Ok(())
     }
 
-    async fn found(&mut self, map: ConfigMap) -> Result<Contents, LedgerError> {
+    async fn found(&mut self, map: ConfigMap, repeated: u64) -> Result<Contents, LedgerError> {
         let mut document = Document::decode(&map).map_err(|why| LedgerError::Unreadable {
             name: self.name(),
             why,
         })?;
+        if document.generation < repeated {
+            return Err(LedgerError::Old {
+                name: self.name(),
+                generation: document.generation,
+                repeated,
+            });
+        }
         if let Some(known) = self.known.as_ref().filter(|_| self.has_written) {
             if document.generation < known.generation {
                 // A successor's would be higher: somebody has put back a copy.
@@ -258,17 +277,28 @@ impl KubernetesStore {
         Ok(contents)
     }
 
-    async fn rebuilt(&self) -> Result<Document, LedgerError> {
+    /// What the NodeSubnets objects say.
+    async fn objects(&self) -> Result<Rebuilt, LedgerError> {
         let rebuilding = rebuild::from_node_subnets(&self.client);
         let rebuilt = timeout(REBUILD_PATIENCE, rebuilding).await;
         let rebuilt = rebuilt.map_err(|_| LedgerError::Late {
-            doing: Doing::Create,
+            doing: Doing::Compare,
             name: self.name(),
         })?;
-        let rebuilt = rebuilt.map_err(|source| LedgerError::Rebuild {
+        rebuilt.map_err(|source| LedgerError::Refused {
+            doing: Doing::Compare,
             name: self.name(),
             source: Box::new(source),
-        })?;
+        })
+    }
+
+    /// The newest ledger that the NodeSubnets objects repeat.
+    async fn repeated(&self) -> Result<u64, LedgerError> {
+        Ok(self.objects().await?.generation)
+    }
+
+    async fn rebuilt(&self) -> Result<Document, LedgerError> {
+        let rebuilt = self.objects().await?;
         let document = Document {
             contents: rebuilt.contents,
             generation: rebuilt.generation + 1,

@@ -33,7 +33,11 @@ pub(super) async fn from_node_subnets(client: &Client) -> Result<Rebuilt, kube::
     let mut parameters = ListParams::default().limit(PAGE);
     let mut objects = Vec::new();
     loop {
-        let page = api.list(&parameters).await?;
+        let page = match api.list(&parameters).await {
+            // The kind is not defined yet.
+            Err(kube::Error::Api(status)) if status.code == 404 => break,
+            page => page?,
+        };
         objects.extend(page.items);
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => parameters = parameters.continue_token(&token),

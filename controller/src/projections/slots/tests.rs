@@ -1,0 +1,141 @@
+use crd::{Family, State};
+
+use super::*;
+
+const SINCE: i64 = 10;
+
+fn subnet(prefix: &str) -> NodeSubnet {
+    NodeSubnet {
+        prefix: prefix.parse().unwrap(),
+        pool: "pods".to_owned(),
+        family: Family::Ipv4,
+        state: State::Assigned,
+        since: None,
+        free_at: None,
+        fixed: false,
+    }
+}
+
+/// What should stand there; `releasing` when something of it is to be freed.
+fn wanted(prefixes: &[&str], releasing: bool) -> WantedNode {
+    WantedNode {
+        uid: "u".to_owned(),
+        subnets: prefixes.iter().map(|prefix| subnet(prefix)).collect(),
+        releasing,
+        generation: SINCE + 5,
+    }
+}
+
+/// An object as the API server has it.
+fn stored(version: u64, generation: i64, prefixes: &[&str]) -> NodeSubnets {
+    let mut object = NodeSubnets::default();
+    object.metadata.name = Some("n1".to_owned());
+    object.metadata.resource_version = Some(version.to_string());
+    object.spec.node_uid = "u".to_owned();
+    object.spec.ledger_generation = generation;
+    object.spec.subnets = prefixes.iter().map(|prefix| subnet(prefix)).collect();
+    object
+}
+
+fn there(object: NodeSubnets) -> Answer {
+    Answer::There(Box::new(object))
+}
+
+/// A slot that has seen this.
+fn seen(object: NodeSubnets) -> Slot {
+    let mut slot = Slot::default();
+    slot.answered(&Step::Read, there(object));
+    slot
+}
+
+fn net(prefix: &str) -> IpNetwork {
+    prefix.parse().unwrap()
+}
+
+#[test]
+fn an_object_is_made_empty_and_filled_by_a_request_that_names_its_version() {
+    let wanted = wanted(&["10.0.0.0/24"], false);
+    let mut slot = Slot::default();
+    assert_eq!(slot.step(Some(&wanted), SINCE), Some(Step::Create));
+    slot.answered(&Step::Create, there(stored(7, 0, &[])));
+    let Some(step @ Step::Write(_)) = slot.step(Some(&wanted), SINCE) else {
+        panic!("{slot:?}");
+    };
+    let Step::Write(next) = &step else {
+        unreachable!()
+    };
+    assert_eq!(next.metadata.resource_version.as_deref(), Some("7"));
+    assert_eq!(next.spec.ledger_generation, SINCE + 5);
+    slot.answered(&step, there(stored(8, SINCE + 5, &["10.0.0.0/24"])));
+    assert_eq!(slot.step(Some(&wanted), SINCE), None);
+    assert!(!slot.is_clear_of(net("10.0.0.0/24"), SINCE));
+}
+
+#[test]
+fn an_object_that_an_earlier_leader_made_is_replaced_before_anything_of_it_is_free() {
+    // It shows nothing; but who made it may be about to fill it.
+    let slot = seen(stored(7, SINCE - 1, &["10.0.1.0/24"]));
+    assert!(!slot.is_clear_of(net("10.0.0.0/24"), SINCE));
+    assert_eq!(
+        slot.step(Some(&wanted(&["10.0.1.0/24"], false)), SINCE),
+        None
+    );
+    let step = slot.step(Some(&wanted(&["10.0.1.0/24"], true)), SINCE);
+    assert!(matches!(step, Some(Step::Write(_))), "{step:?}");
+    let step = slot.step(Some(&wanted(&[], true)), SINCE);
+    assert!(matches!(step, Some(Step::Remove(_))), "{step:?}");
+}
+
+#[test]
+fn what_may_still_be_written_is_not_free_before_another_version_is_there() {
+    let mut slot = seen(stored(7, SINCE, &[]));
+    let fill = slot
+        .step(Some(&wanted(&["10.0.0.0/24"], false)), SINCE)
+        .unwrap();
+    slot.answered(&fill, Answer::Unclear);
+    assert!(!slot.is_clear_of(net("10.0.0.0/24"), SINCE));
+    // It has not arrived; it may do so later.
+    assert_eq!(slot.step(None, SINCE), Some(Step::Read));
+    slot.answered(&Step::Read, there(stored(7, SINCE, &[])));
+    assert!(!slot.is_clear_of(net("10.0.0.0/24"), SINCE));
+    let clear = slot
+        .step(Some(&wanted(&["10.0.1.0/24"], true)), SINCE)
+        .unwrap();
+    slot.answered(&clear, there(stored(8, SINCE + 5, &["10.0.1.0/24"])));
+    assert!(slot.is_clear_of(net("10.0.0.0/24"), SINCE));
+}
+
+#[test]
+fn an_object_that_is_gone_shows_nothing_and_cannot_be_filled() {
+    let mut slot = seen(stored(7, SINCE, &["10.0.0.0/24"]));
+    let remove = slot.step(None, SINCE).unwrap();
+    slot.answered(&remove, Answer::Unclear);
+    assert!(!slot.is_clear_of(net("10.0.0.0/24"), SINCE));
+    slot.answered(&Step::Read, Answer::Absent);
+    assert!(slot.is_clear_of(net("10.0.0.0/24"), SINCE));
+    assert_eq!(slot.step(None, SINCE), None);
+}
+
+#[test]
+fn a_watch_that_lags_behind_does_not_undo_what_was_answered() {
+    let mut slots = Slots::default();
+    for event in [
+        Event::Init,
+        Event::InitApply(stored(5, 1, &["10.0.0.0/24"])),
+        Event::InitDone,
+    ] {
+        slots.follow(event);
+    }
+    assert!(slots.is_complete());
+    let write = Step::Write(Box::new(stored(5, 12, &[])));
+    slots.answered("n1", &write, there(stored(9, 12, &[])));
+    slots.follow(Event::Apply(stored(6, 1, &["10.0.0.0/24"])));
+    assert!(slots.get("n1").is_clear_of(net("10.0.0.0/24"), SINCE));
+    // Nor the end of an object that there was before this one.
+    slots.follow(Event::Delete(stored(8, 1, &[])));
+    assert!(slots.get("n1").is_clear_of(net("10.0.0.0/24"), SINCE));
+    // An object that a later list does not have is looked for before anything is concluded.
+    slots.follow(Event::Init);
+    slots.follow(Event::InitDone);
+    assert_eq!(slots.get("n1").step(None, SINCE), Some(Step::Read));
+}
