@@ -369,12 +369,19 @@ impl Reconciler {
                 tally.2 = tally.2.saturating_add(size);
             }
         }
-        tallies.retain(|(node, pool, family), (reported, used, size)| {
-            let held = self.contents.ledger.iter().filter(|(subnet, lease)| {
-                let of = lease.node == *node && lease.pool == *pool && !lease.fixed;
-                of && Family::of(*subnet) == *family && lease.state == State::Assigned
-            });
-            held.count() == *reported && is_nearly_used_up(*used, *size)
+        tallies.retain(|_, (_, used, size)| is_nearly_used_up(*used, *size));
+        if tallies.is_empty() {
+            return BTreeMap::new();
+        }
+        let mut held: BTreeMap<(&str, &str, Family), usize> = BTreeMap::new();
+        for (subnet, lease) in self.contents.ledger.iter() {
+            if !lease.fixed && lease.state == State::Assigned {
+                let key = (&*lease.node, &*lease.pool, Family::of(subnet));
+                *held.entry(key).or_default() += 1;
+            }
+        }
+        tallies.retain(|(node, pool, family), (reported, ..)| {
+            held.get(&(&**node, &**pool, *family)) == Some(reported)
         });
         let counts = tallies.into_iter().map(|(key, (held, ..))| (key, held));
         counts.collect()
@@ -384,19 +391,21 @@ impl Reconciler {
     /// before they have said anything.
     fn in_use(&self, speakers: &BTreeMap<String, SpeakerState>) -> BTreeSet<IpNetwork> {
         let mut in_use = BTreeSet::new();
-        for (node, state) in speakers {
+        let mut reported: BTreeMap<&str, BTreeSet<IpNetwork>> = BTreeMap::new();
+        for (subnet, lease) in self.contents.ledger.iter() {
+            // What a speaker says of other nodes' subnets is not for it to say.
+            let Some(state) = speakers.get(&lease.node) else {
+                continue;
+            };
             if state.connected_since.is_none() {
                 continue;
             }
-            // What a speaker says of other nodes' subnets is not for it to say.
-            let leases = self.contents.ledger.iter();
-            let own = leases.filter(|(_, lease)| lease.node == *node);
-            let own = own.map(|(subnet, _)| subnet);
-            if state.reported {
-                let reported = state.subnets();
-                in_use.extend(own.filter(|subnet| reported.contains(subnet)));
-            } else {
-                in_use.extend(own);
+            let is_used = !state.reported
+                || (reported.entry(&lease.node))
+                    .or_insert_with(|| state.subnets())
+                    .contains(&subnet);
+            if is_used {
+                in_use.insert(subnet);
             }
         }
         in_use

@@ -7,6 +7,7 @@
 mod authentication;
 mod key_source;
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Serialize;
@@ -481,7 +482,9 @@ impl Config {
         for peer in &self.peers {
             self.check_peer(peer)?;
         }
-        let has_peer = |name: &String| self.peers.iter().any(|peer| peer.name == *name);
+        // A reflector has thousands.
+        let peers: HashSet<&str> = self.peers.iter().map(|peer| peer.name.as_str()).collect();
+        let has_peer = |name: &String| peers.contains(name.as_str());
         for advertisement in &self.advertisements {
             let by = format!("advertisement `{}`", advertisement.name);
             named(&by, "peer", advertisement.peers.iter(), has_peer)?;

@@ -69,6 +69,8 @@ pub struct Engine {
     cluster_id: Ipv4Addr,
     policies: BTreeMap<String, Arc<Policy>>,
     advertisements: Vec<Arc<Advertisement>>,
+    /// The names of those that each peer hears, in the order of the configuration.
+    heard_by: HashMap<String, Vec<String>>,
     peers: Roster,
     /// In the order of the configuration.
     order: Vec<PeerId>,
@@ -104,6 +106,7 @@ impl Engine {
             cluster_id: Ipv4Addr::UNSPECIFIED,
             policies: BTreeMap::new(),
             advertisements: Vec::new(),
+            heard_by: HashMap::new(),
             peers: Roster::default(),
             order: Vec::new(),
             by_address: HashMap::new(),

@@ -1,6 +1,6 @@
 //! A new configuration: what is different from the last one, and what follows from that.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -41,6 +41,13 @@ impl Engine {
             .cloned()
             .map(Arc::new)
             .collect();
+        self.heard_by.clear();
+        for advertisement in &config.advertisements {
+            for peer in &advertisement.peers {
+                let heard = self.heard_by.entry(peer.clone()).or_default();
+                heard.push(advertisement.name.clone());
+            }
+        }
         let checks_changed = self.configure_ourselves(&config);
         self.configure_peers(now, &config);
         if self.config.is_none() {
@@ -87,10 +94,17 @@ impl Engine {
     }
 
     fn configure_peers(&mut self, now: Instant, config: &Config) {
-        let gone: Vec<PeerId> = (self.peers.iter())
-            .filter(|(_, peer)| !config.peers.iter().any(|other| *other.name == *peer.name))
-            .map(|(id, _)| *id)
+        // By name: a reflector has thousands of them.
+        let mut known: HashMap<Arc<str>, PeerId> = (self.peers.iter())
+            .map(|(id, peer)| (peer.name.clone(), *id))
             .collect();
+        let wanted: HashSet<&str> = config.peers.iter().map(|peer| peer.name.as_str()).collect();
+        let mut gone: Vec<PeerId> = (known.iter())
+            .filter(|(name, _)| !wanted.contains(&***name))
+            .map(|(_, id)| *id)
+            .collect();
+        gone.sort_unstable();
+        known.retain(|name, _| wanted.contains(&**name));
         for id in gone {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.session.deconfigure(now);
@@ -104,9 +118,8 @@ impl Engine {
         self.by_address.clear();
         self.order.clear();
         for new in &config.peers {
-            let known = (self.peers.iter()).find(|(_, peer)| *peer.name == *new.name);
-            let id = match known {
-                Some((id, _)) => *id,
+            let id = match known.get(new.name.as_str()) {
+                Some(id) => *id,
                 None => {
                     self.last_peer += 1;
                     PeerId(self.last_peer)
@@ -261,9 +274,7 @@ impl Engine {
         if !up.negotiated.families.contains(&family) {
             return None;
         }
-        let advertisements = (self.advertisements.iter())
-            .filter(|adv| adv.peers.iter().any(|name| *name == *peer.name))
-            .map(|adv| adv.name.clone());
+        let advertisements = self.heard_by.get(&*peer.name).cloned();
         Some(Export {
             ebgp: peer.config.is_ebgp(),
             local_asn: peer.config.local_asn,
@@ -276,7 +287,7 @@ impl Engine {
             max_message: up.negotiated.max_message,
             long_lived_stale: peer.tells_long_lived_stale(up),
             policies: peer.config.export.clone(),
-            advertisements: advertisements.collect(),
+            advertisements: advertisements.unwrap_or_default(),
         })
     }
 
