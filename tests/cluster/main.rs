@@ -15,6 +15,7 @@ mod nodes;
 mod objects;
 mod operator;
 mod outages;
+mod status;
 mod subnets;
 mod the_cluster_itself;
 mod two_leaders;

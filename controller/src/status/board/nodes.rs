@@ -33,7 +33,7 @@ const NUMBERS_OF_ALL: Duration = Duration::from_millis(100);
 pub(super) struct NodeRecord {
     pub(super) known: Option<Known>,
     pub(super) bucket: Bucket,
-    /// When its NodeStatus was written last; before the first time, when we heard of the node.
+    /// When its NodeStatus was written last, or when we heard that it was.
     pub(super) written_at: Option<Instant>,
     /// Since when its speaker has not had the newest configuration.
     behind_since: Option<Instant>,
@@ -84,6 +84,8 @@ impl Board {
         let old = record.known.as_ref().map_or(0, |known| known.version);
         // The watch repeats what we wrote, some time later.
         if known.as_ref().is_none_or(|known| known.version > old) {
+            // Whoever wrote it; a new leader has no hurry with numbers.
+            record.written_at = known.as_ref().map(|_| now);
             record.known = known;
             self.again.insert((now, node.to_owned()));
         }
@@ -194,7 +196,7 @@ impl Board {
         let of_all = NUMBERS_OF_ALL.saturating_mul(count);
         let last = self.nodes.get(node).and_then(|record| record.written_at);
         let earliest = last.map_or(now, |last| last + NUMBERS.max(of_all));
-        earliest.max(now + of_all.mul_f64(place(node)))
+        earliest.max(now) + of_all.mul_f64(place(node))
     }
 
     fn tell_of_node(&mut self, node: &str, news: OfNode, now: Instant) {

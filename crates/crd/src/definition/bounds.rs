@@ -9,6 +9,8 @@ use crate::Kind;
 /// What the names of other resources, of labels and of their values may be at most.
 const NAME: u64 = 253;
 const PATH: u64 = 4096;
+/// What a condition says.
+const MESSAGE: u64 = 32_768;
 
 /// By kind and place: the most items, entries or letters.
 const BOUNDS: &[(Kind, &str, u64)] = &[
@@ -68,6 +70,9 @@ pub(super) fn apply(kind: Kind, schema: &mut Value, place: &str) -> Result<(), P
         }
         Some("array") if place.ends_with("Communities") => Some(("maxItems", COMMUNITIES)),
         Some("array") => Some(("maxItems", LIST)),
+        // As Kubernetes has them.
+        Some("string") if place.ends_with("conditions[].message") => Some(("maxLength", MESSAGE)),
+        Some("string") if place.ends_with("conditions[].reason") => Some(("maxLength", 1024)),
         Some("string") if schema.get("enum").is_none() && schema.get("format").is_none() => {
             Some(("maxLength", NAME))
         }
