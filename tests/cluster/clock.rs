@@ -16,6 +16,11 @@ use crate::mesh::{self, Pair, SOON, a_node_comes};
 /// Far more than any grace time or lease: forwards everything would be over, backwards nothing ever.
 const JUMPS: [&str; 2] = ["+40d", "-40d"];
 
+/// Certificates that are renewed every ten seconds.
+const LIFE: [&str; 2] = ["--certificate-validity", "15s"];
+/// What the controller says of each.
+const NEW_CERTIFICATE: &str = "a new certificate for TLS";
+
 #[test]
 fn a_clock_that_jumps_frees_nothing_and_cuts_nobody_off() {
     let cluster = mesh::cluster(&Settings::default());
@@ -28,7 +33,7 @@ fn a_clock_that_jumps_frees_nothing_and_cuts_nobody_off() {
     let nodes =
         [("n1", 1), ("n2", 2)].map(|(name, number)| cluster.node(name, number, &[]).unwrap());
     cluster.create_node("away", &["10.99.1.99"], &[]).unwrap();
-    let controller = mesh::controller_with(&cluster, &environment);
+    let controller = mesh::controller_with(&cluster, &LIFE, &environment);
     let pair = Pair::start(&cluster, &controller, &nodes);
     let subnets = mesh::subnets(&controller, "away");
     let all: Api<Node> = Api::all(cluster.client());
@@ -40,6 +45,7 @@ fn a_clock_that_jumps_frees_nothing_and_cuts_nobody_off() {
         let delete = DeleteParams::default();
         cluster.block_on(all.delete("away", &delete)).unwrap();
         one_knows_of(&pair, "away", false);
+        let seen = controller.log().len();
         clock.set(jump).unwrap();
         // It works on: a node that comes now gets its subnets, and the others hear of it.
         let name = format!("new{round}");
@@ -55,7 +61,11 @@ fn a_clock_that_jumps_frees_nothing_and_cuts_nobody_off() {
             Ok(())
         });
         assert_eq!(lease(&cluster).0, lease_before.0, "{jump}");
+        // A certificate made by the wrong clock is replaced when the clock is right again.
+        controller.wait_until_it_says(NEW_CERTIFICATE, seen);
+        let seen = controller.log().len();
         clock.set("+0").unwrap();
+        controller.wait_until_it_says(NEW_CERTIFICATE, seen);
         cluster.create_node("away", &["10.99.1.99"], &[]).unwrap();
         one_knows_of(&pair, "away", true);
         assert_eq!(controller.subnets("away").unwrap(), subnets, "{jump}");

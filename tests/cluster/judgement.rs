@@ -58,7 +58,7 @@ fn a_bad_object_stays_as_it_was_also_for_the_next_leader() {
     let mut first = mesh::replica(&cluster, 1);
     wait_until_refused(&first, &[]);
     let second = mesh::replica(&cluster, 2);
-    let speaker = cluster.certified_speaker(&node, &second).unwrap();
+    let speaker = cluster.speaker(&node, &second).unwrap();
     mesh::subnets(&first, "n1");
 
     // Labels of a node choose its sessions.

@@ -14,9 +14,6 @@ use lab::{Pinging, wait_for};
 /// For what is not measured; the machines of the tests are busy.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
-/// Nodes that have certificates.
-const NODES: [&str; 4] = ["n1", "n2", "n3", "n4"];
-
 pub(crate) const RESOURCES: &str = "\
 apiVersion: routeshare.io/v1alpha1
 kind: Fabric
@@ -33,15 +30,13 @@ spec: {prefixes: [10.64.0.0/16, 'fd00:64::/48']}
 pub(crate) fn cluster(settings: &Settings<'_>) -> Cluster {
     let cluster = Cluster::start_with(settings).unwrap();
     cluster.apply_directory("deploy/crds").unwrap();
-    cluster.ensure_namespace("routeshare").unwrap();
-    cluster.certify(&NODES).unwrap();
     cluster.apply(RESOURCES).unwrap();
     cluster
 }
 
-/// The only controller.
+/// The only controller, with the rights of an installation.
 pub(crate) fn controller(cluster: &Cluster) -> Controller {
-    controller_with(cluster, &[])
+    controller_with(cluster, &[], &[])
 }
 
 /// One of several controllers.
@@ -50,18 +45,23 @@ pub(crate) fn replica(cluster: &Cluster, number: u8) -> Controller {
     let replica = Replica {
         pod: &pod,
         number,
-        certified: true,
+        kubeconfig: Some(cluster.install_rights().unwrap()),
         ..Replica::default()
     };
     cluster.controller(&replica).unwrap()
 }
 
-/// The only controller, with something in its environment.
-pub(crate) fn controller_with(cluster: &Cluster, environment: &[(&str, &str)]) -> Controller {
+/// The only controller, with further arguments and something in its environment.
+pub(crate) fn controller_with(
+    cluster: &Cluster,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> Controller {
     let replica = Replica {
         pod: "controller-a",
         number: 1,
-        certified: true,
+        kubeconfig: Some(cluster.install_rights().unwrap()),
+        arguments,
         environment,
         ..Replica::default()
     };
@@ -123,7 +123,7 @@ impl<'a> Pair<'a> {
         ask: &Controller,
         nodes: &'a [ClusterNode; 2],
     ) -> Pair<'a> {
-        let speaker = |node: &'a ClusterNode| cluster.certified_speaker(node, ask).unwrap();
+        let speaker = |node: &'a ClusterNode| cluster.speaker(node, ask).unwrap();
         let (one, two) = (speaker(&nodes[0]), speaker(&nodes[1]));
         let [_, subnets_of_two] = nodes.each_ref().map(|node| {
             let subnets = subnets(controller, &node.name);
@@ -179,7 +179,7 @@ pub(crate) fn a_node_comes(
 ) {
     let node = cluster.node(name, number, &[]).unwrap();
     let subnets = subnets(controller, name);
-    let _speaker = cluster.certified_speaker(&node, controller).unwrap();
+    let _speaker = cluster.speaker(&node, controller).unwrap();
     for subnet in &subnets {
         seen_by.wait_for_route(subnet);
     }

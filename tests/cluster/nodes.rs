@@ -22,7 +22,7 @@ fn a_node_that_goes_and_comes_back_has_its_subnets_and_routes_again() {
     let since = pair.since();
 
     let third = cluster.node("n3", 3, &[]).unwrap();
-    let _speaker = cluster.certified_speaker(&third, &controller).unwrap();
+    let _speaker = cluster.speaker(&third, &controller).unwrap();
     let subnets = mesh::subnets(&controller, "n3");
     mesh::add_pod(&third, &subnets);
     let all: Api<Node> = Api::all(cluster.client());

@@ -16,7 +16,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use super::state::{Authority, millis};
 
 /// A host whose clock is this slow can use a new certificate at once.
-const SLOW_CLOCK: Duration = Duration::from_secs(3600);
+pub(super) const SLOW_CLOCK: Duration = Duration::from_secs(3600);
 
 /// A new authority.
 pub(crate) fn authority(now: Millis, lasts: Duration) -> anyhow::Result<Authority> {

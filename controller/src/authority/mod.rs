@@ -51,7 +51,17 @@ pub(crate) struct Keeper {
 struct Shown {
     generation: u64,
     names: Vec<String>,
+    made_at: Millis,
     renew_at: Millis,
+    ends: Millis,
+}
+
+impl Shown {
+    /// Whether our clock was set back to before it holds: the clock was fast, and nobody whose clock is
+    /// right takes this certificate; or the clock is slow now, and everybody takes it.
+    fn is_of_later(&self, now: Millis) -> bool {
+        now < self.made_at.saturating_sub(millis(issue::SLOW_CLOCK))
+    }
 }
 
 impl Keeper {
@@ -166,20 +176,30 @@ impl Keeper {
 
     /// Shows a certificate of the authority that signs, until two thirds of its time are over.
     async fn show(&mut self, all: &Authorities) -> anyhow::Result<()> {
-        let is_good = |shown: &Shown| shown.generation == all.generation && now() < shown.renew_at;
+        let made_at = now();
+        let is_of_later = |shown: &&Shown| shown.is_of_later(made_at);
+        let of_later = self.shown.as_ref().filter(is_of_later);
+        let is_good = |shown: &Shown| {
+            shown.generation == all.generation && made_at < shown.renew_at && of_later.is_none()
+        };
         if self.shown.as_ref().is_some_and(is_good) {
             return Ok(());
         }
+        // Which of the two clocks is right is not known: until the next one, this holds by both.
+        let until = of_later.map_or(0, |shown| shown.ends.saturating_sub(made_at));
+        let holds = self.limits.certificate.max(Duration::from_millis(until));
         let names = self.serving_names().await;
         let lasts = self.limits.certificate;
-        let (config, ends) = issue::serving(&all.current, &names, now(), lasts)?;
-        let left = ends.saturating_sub(now()).min(millis(lasts));
+        let (config, ends) = issue::serving(&all.current, &names, made_at, holds)?;
+        let left = ends.saturating_sub(made_at).min(millis(lasts));
         info!(names = names.join(", "), "a new certificate for TLS");
         self.serving.send_replace(Some(config));
         self.shown = Some(Shown {
             generation: all.generation,
             names,
-            renew_at: now() + left / 3 * 2,
+            made_at,
+            renew_at: made_at + left / 3 * 2,
+            ends,
         });
         Ok(())
     }

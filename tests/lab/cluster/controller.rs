@@ -7,14 +7,19 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use crd::names;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Api;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{Cluster, ClusterNode};
+use super::{Cluster, ClusterNode, Credentials};
 use crate::controller::{certificate, certificates};
 use crate::process::{Daemon, output, program};
 use crate::speaker::Speaker;
 use crate::wait::{try_wait_for, wait_for};
+
+/// For what comes by itself soon after a controller has started.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How a replica is started.
 #[derive(Clone, Debug, Default)]
@@ -77,7 +82,7 @@ impl Cluster {
         let log = directory.join("controller.log");
         let name = format!("routeshare-controller {}", replica.pod);
         let mut daemon = self.control().start(&name, command, &log)?;
-        let listens = try_wait_for("the controller to listen", Duration::from_secs(30), || {
+        let listens = try_wait_for("the controller to listen", PATIENCE, || {
             daemon.check()?;
             let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(1));
             Ok(self.control().within(connect)??)
@@ -119,6 +124,68 @@ impl Cluster {
         ];
         told.extend(certificate(self.lab().directory(), &node.name));
         Speaker::start_with(&node.machine, self.lab().directory(), &node.name, told)
+    }
+}
+
+impl Cluster {
+    /// The namespace, accounts and rights of an installation; gives the kubeconfig of the controllers'
+    /// account, which may do what `deploy/` says and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// When the API server refuses.
+    pub fn install_rights(&self) -> anyhow::Result<PathBuf> {
+        for file in ["namespace", "service-accounts", "rbac"] {
+            self.apply_directory(&format!("deploy/kubernetes/base/{file}.yaml"))?;
+        }
+        let account = names::CONTROLLER_ACCOUNT;
+        let token = self.token(names::NAMESPACE, account, super::ISSUER, None)?;
+        self.kubeconfig(account, &Credentials::Token(token))
+    }
+
+    /// Starts the speaker of a node as its pod does, with the token of that pod and the authority that
+    /// the controllers publish, and waits until it answers.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come up, with what it said.
+    pub fn speaker<'a>(
+        &self,
+        node: &'a ClusterNode,
+        controller: &Controller,
+    ) -> anyhow::Result<Speaker<'a>> {
+        let directory = self.lab().directory().join(format!("{}-pod", node.name));
+        std::fs::create_dir_all(&directory)?;
+        let maps: Api<ConfigMap> = Api::namespaced(self.client(), names::NAMESPACE);
+        let authority = try_wait_for("the controllers' authority", PATIENCE, || {
+            let map = self.block_on(maps.get(names::CA))?;
+            let data = map.data.unwrap_or_default();
+            let certificate = data.get(names::CA_CERTIFICATE).cloned();
+            certificate.context("a ConfigMap without it")
+        })?;
+        let write = |name: &str, text: &str| -> anyhow::Result<String> {
+            let file = directory.join(name);
+            std::fs::write(&file, text)?;
+            Ok(file.display().to_string())
+        };
+        let told = [
+            "--controller".to_owned(),
+            format!("https://{}", controller.address),
+            "--controller-name".to_owned(),
+            names::CONTROLLER_SERVICE.to_owned(),
+            "--ca".to_owned(),
+            write(names::CA_CERTIFICATE, &authority)?,
+            "--token".to_owned(),
+            write("token", &self.speaker_token(&node.name)?)?,
+            "--keys".to_owned(),
+            directory.join("keys").display().to_string(),
+        ];
+        Speaker::start_with(
+            &node.machine,
+            self.lab().directory(),
+            &node.name,
+            told.into(),
+        )
     }
 }
 
