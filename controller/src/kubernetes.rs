@@ -20,13 +20,13 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::authority::{Keeper, Limits};
 use crate::identity::{Tokens, Trust};
-use crate::leader::{Candidate, Elector, Standing};
+use crate::leader::{Candidate, Elector, Lost, Standing};
 use crate::listen::Services;
 use crate::projections::Projections;
 use crate::reconcile::{Reconciler, View};
@@ -43,6 +43,10 @@ use crate::{Args, Guard, Signals};
 
 /// How long a leader that stops waits for the next one, to tell its speakers where to go.
 const SUCCESSOR: Duration = Duration::from_secs(3);
+
+/// How long a leader in which something failed looks whether somebody else leads: two requests about the
+/// Lease may take so long.
+const VERDICT: Duration = Duration::from_secs(4);
 
 /// What is said of the cluster on the command line.
 #[derive(Clone, Debug, clap::Args)]
@@ -141,21 +145,28 @@ pub(crate) async fn run(args: Args, signals: &mut Signals) -> anyhow::Result<()>
     let stop = work.stop.clone();
     let mut working = tokio::spawn(work.run(standing.clone()));
     let (confirm, _never) = mpsc::channel(1);
-    let outcome = tokio::select! {
-        outcome = crate::supervise(&mut tasks, signals, &confirm, &stop) => outcome,
-        ended = &mut working => match ended {
-            Ok(Ok(())) => Err(anyhow::anyhow!("a part of the controller ended; see the log")),
-            Ok(Err(error)) => Err(error),
-            Err(panicked) => Err(panicked).context("a part of the controller panicked"),
-        },
+    let (outcome, worked) = tokio::select! {
+        outcome = crate::supervise(&mut tasks, signals, &confirm, &stop) => (outcome, None),
+        ended = &mut working => {
+            let unasked = Err(anyhow::anyhow!("a part of the controller ended; see the log"));
+            (unasked, Some(joined(ended)))
+        }
     };
     // First nothing is decided any more, then the Lease is free, then the speakers go to whoever has
     // it: nobody acts on what two say.
     stop.cancel();
     let led = matches!(*standing.borrow(), Standing::Leading);
-    if !working.is_finished() {
-        let _ = tokio::time::timeout(crate::STOP, &mut working).await;
-    }
+    let worked = match worked {
+        Some(worked) => worked,
+        None => match tokio::time::timeout(crate::STOP, &mut working).await {
+            Ok(ended) => joined(ended),
+            Err(_) => Ok(()), // what it would say is not worth more waiting
+        },
+    };
+    let outcome = match outcome {
+        Ok(()) => Ok(()),
+        Err(error) => Err(cause(error, worked, &mut tasks).await),
+    };
     resign.cancel();
     if led && outcome.is_ok() {
         successor(standing).await;
@@ -163,6 +174,26 @@ pub(crate) async fn run(args: Args, signals: &mut Signals) -> anyhow::Result<()>
     services.shutdown.cancel();
     crate::stop(&args, tasks, std::future::ready(())).await;
     outcome
+}
+
+fn joined(ended: Result<anyhow::Result<()>, JoinError>) -> anyhow::Result<()> {
+    ended.context("a part of the controller panicked")?
+}
+
+/// Why this process really ends: a part of it that failed says more than that one did, and that somebody
+/// else leads by now explains whatever failed.
+async fn cause(
+    error: anyhow::Error,
+    worked: anyhow::Result<()>,
+    tasks: &mut crate::Tasks,
+) -> anyhow::Error {
+    if error.is::<Lost>() {
+        return error;
+    }
+    match tokio::time::timeout(VERDICT, tasks.join_next()).await {
+        Ok(Some(Ok(Err(lost)))) if lost.is::<Lost>() => lost,
+        _ => worked.err().unwrap_or(error),
+    }
 }
 
 /// Tokens say who is there, or certificates of the authority that was given; without one the controllers
