@@ -5,6 +5,7 @@
 //! the receiver and in the kernel, CPU seconds, and memory; and beside them the kernel's own floor.
 //! Machines are noisy: compare within a run.
 //!
+//! - `cluster`: a controller and thousands of nodes, which no other program is compared with;
 //! - `scenario`: what there is to do; `churn`, `failover`, `bfd`: three of them, at length;
 //! - `work`: sends, hears and watches the kernel until all is done; `network`: on which machines;
 //! - `table`, `bgp`: what is sent, and how; `daemons`, `configs`: to whom;
@@ -14,6 +15,7 @@
 mod bfd;
 mod bgp;
 mod churn;
+mod cluster;
 mod configs;
 mod daemons;
 mod failover;
@@ -54,6 +56,9 @@ struct Arguments {
     /// How many prefixes, instead of the scenario's own number.
     #[arg(long, value_parser = clap::value_parser!(u32).range(100..=5_000_000))]
     prefixes: Option<u32>,
+    /// How many nodes the controller has in the scenario `cluster`.
+    #[arg(long, default_value_t = 5000)]
+    nodes: usize,
     /// How long to churn.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     churn: u32,
@@ -84,6 +89,13 @@ fn main() -> Result<()> {
             programs.binaries.display()
         )
     })?;
+    if arguments.scenario.contains(&Scenario::Cluster) {
+        anyhow::ensure!(
+            arguments.scenario.len() == 1,
+            "--scenario cluster compares nothing; ask for it alone"
+        );
+        return cluster::run(&programs.binaries, arguments.nodes);
+    }
     let engines = match arguments.peer.is_empty() {
         true => Engine::all(&programs),
         false => arguments.peer.clone(),

@@ -41,9 +41,11 @@ pub(crate) enum Scenario {
     Query,
     /// 500 BFD sessions at 50 ms × 3 on one core while the table comes and goes.
     Bfd,
+    /// A controller and 5,000 nodes; to be asked for alone.
+    Cluster,
 }
 
-/// Every scenario, in the order of the report.
+/// Every scenario that compares daemons, in the order of the report.
 pub(crate) const ALL: [Scenario; 10] = [
     Scenario::Table,
     Scenario::Table6,
@@ -96,6 +98,7 @@ impl Scenario {
             Scenario::Idle => "idle",
             Scenario::Query => "query",
             Scenario::Bfd => "bfd",
+            Scenario::Cluster => "cluster",
         }
     }
 

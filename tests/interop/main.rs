@@ -20,6 +20,7 @@ mod keys;
 mod kills;
 mod limits;
 mod long_lived;
+mod reflectors;
 mod the_lab_itself;
 mod tor;
 mod ttl;

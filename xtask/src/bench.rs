@@ -22,7 +22,13 @@ pub(crate) struct Arguments {
 /// When the build fails, or the measurement.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut build = vec!["build", "--locked", "--release"];
-    for package in ["routeshare-speaker", "routeshare-bfd", "bgpctl", "bench"] {
+    for package in [
+        "routeshare-speaker",
+        "routeshare-bfd",
+        "routeshare-controller",
+        "bgpctl",
+        "bench",
+    ] {
         build.extend(["-p", package]);
     }
     cargo::run(&mut cargo::cargo(&build), "the release build")?;

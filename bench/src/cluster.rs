@@ -1,0 +1,348 @@
+//! A controller with thousands of nodes: the load is one stream a node, as their speakers would hold
+//! it, each on a connection of its own, and each says what it has in force as soon as it is told.
+//!
+//! Measured are memory and CPU of the controller, the time from its start until the last node has its
+//! first configuration, from one more node in the resources until everybody who has to know of it has been
+//! told, and from a change that concerns all until all have been told. The nodes' resources are files,
+//! and the connections plain TCP on loopback: what is measured is the controller, neither an API server nor
+//! TLS. The speakers share the machine's processors with it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use proto::controller::v1 as pb;
+use proto::controller::v1::config_service_client::ConfigServiceClient;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::Endpoint;
+
+use crate::measure::{self, Cost};
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Nodes that reflect: they have a session with every other node, so an added node concerns them.
+const REFLECTORS: usize = 3;
+/// Nodes in a file.
+const IN_A_FILE: usize = 500;
+/// How often a change is made.
+const CHANGES: usize = 10;
+/// The controller has come to rest when it uses less CPU than this for a second.
+const REST: f64 = 0.05;
+
+/// What each node was told last, and when.
+#[derive(Default)]
+struct Told {
+    nodes: Mutex<Vec<Option<Config>>>,
+    /// Counts up with every configuration.
+    count: watch::Sender<u64>,
+}
+
+#[derive(Clone)]
+struct Config {
+    at: Instant,
+    peers: usize,
+    hold: u32,
+}
+
+impl Told {
+    fn note(&self, node: usize, config: &pb::NodeConfig) {
+        let config = Config {
+            at: Instant::now(),
+            peers: config.peers.len(),
+            hold: config.peers.first().map_or(0, |peer| peer.hold_seconds),
+        };
+        self.lock()[node] = Some(config);
+        self.count.send_modify(|count| *count += 1);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Option<Config>>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long after `begun` each of these nodes came to be as `right` wants it.
+    async fn wait(
+        &self,
+        of: impl Fn(usize) -> bool,
+        begun: Instant,
+        right: impl Fn(&Config) -> bool,
+    ) -> Result<Vec<Duration>> {
+        let mut count = self.count.subscribe();
+        let all = async {
+            loop {
+                count.mark_unchanged();
+                let times = {
+                    let nodes = self.lock();
+                    let mut nodes = (0..).zip(nodes.iter()).filter(|(index, _)| of(*index));
+                    let time = |config: &Config| right(config).then(|| config.at - begun);
+                    let times = nodes.by_ref().map(|(_, it)| it.as_ref().and_then(time));
+                    times.collect::<Option<Vec<Duration>>>()
+                };
+                match times {
+                    Some(mut times) => {
+                        times.sort_unstable();
+                        return Ok(times);
+                    }
+                    None => count.changed().await?,
+                }
+            }
+        };
+        timeout(PATIENCE, all)
+            .await
+            .context("not everybody was told in time")?
+    }
+}
+
+/// The running controller; killed when it is dropped.
+struct Controller {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Controller {
+    fn start(binaries: &Path, directory: &Path) -> Result<Controller> {
+        // Free a moment ago; nobody else on this machine takes ports of loopback at random.
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+            .local_addr()?
+            .port();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let log = fs::File::create(directory.join("log"))?;
+        let program = binaries.join("routeshare-controller");
+        let child = Command::new(&program)
+            .arg("--resources")
+            .arg(directory.join("resources"))
+            .arg("--state")
+            .arg(directory.join("state.redb"))
+            .arg("--socket")
+            .arg(directory.join("socket"))
+            .arg("--insecure-listen")
+            .arg(address.to_string())
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(Controller { child, address })
+    }
+
+    fn cost(&self) -> Cost {
+        measure::cost(&[self.child.id()])
+    }
+
+    /// Waits until it has nothing to do any more.
+    async fn rest(&self) {
+        loop {
+            let before = self.cost().cpu_seconds;
+            sleep(Duration::from_secs(1)).await;
+            if self.cost().cpu_seconds - before < REST {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Measures with so many nodes and prints the figures.
+pub(crate) fn run(binaries: &Path, nodes: usize) -> Result<()> {
+    ensure!(
+        (10..=20_000).contains(&nodes),
+        "10 to 20000 nodes, not {nodes}"
+    );
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(measure_all(binaries, nodes))
+}
+
+async fn measure_all(binaries: &Path, nodes: usize) -> Result<()> {
+    println!("{}", measure::machine());
+    println!("{nodes} nodes, {REFLECTORS} of them reflectors, one stream each");
+    let directory = tempfile::tempdir()?;
+    let resources = directory.path().join("resources");
+    fs::create_dir(&resources)?;
+    write_fabric(&resources, 90)?;
+    for (index, first) in (0..nodes).step_by(IN_A_FILE).enumerate() {
+        let last = (first + IN_A_FILE).min(nodes);
+        write(
+            &resources,
+            &format!("nodes-{index}.yaml"),
+            &nodes_file(first..last)?,
+        )?;
+    }
+    let told = Arc::new(Told::default());
+    told.lock().resize(nodes + CHANGES, None);
+
+    let begun = Instant::now();
+    let controller = Controller::start(binaries, directory.path())?;
+    for node in 0..nodes + CHANGES {
+        tokio::spawn(speaker(controller.address, node, Arc::clone(&told)));
+    }
+    let first = told.wait(|node| node < nodes, begun, |_| true).await?;
+    row("cold start: first NodeConfig", &first, 0.0);
+    controller.rest().await;
+    let cost = controller.cost();
+    println!(
+        "  controller afterwards: {:.1} s of CPU, {} MiB, at most {} MiB",
+        cost.cpu_seconds,
+        cost.memory >> 20,
+        cost.peak_memory >> 20
+    );
+
+    let mut times = Vec::new();
+    let before = controller.cost().cpu_seconds;
+    for added in 0..CHANGES {
+        let node = nodes + added;
+        let begun = Instant::now();
+        let name = format!("nodes-added-{added}.yaml");
+        write(&resources, &name, &nodes_file(node..node + 1)?)?;
+        let concerned = |it: usize| it < REFLECTORS || it == node;
+        let peers = node; // a reflector has a session with every other node
+        let right = |config: &Config| config.peers == REFLECTORS || config.peers == peers;
+        let fresh = |config: &Config| config.at >= begun && right(config);
+        times.extend(told.wait(concerned, begun, fresh).await?);
+        controller.rest().await;
+    }
+    times.sort_unstable();
+    row(
+        "one more node: reflectors and itself",
+        &times,
+        (controller.cost().cpu_seconds - before) / CHANGES as f64,
+    );
+
+    let mut times = Vec::new();
+    let before = controller.cost().cpu_seconds;
+    for hold in (0..CHANGES as u32).map(|n| 91 + n) {
+        let begun = Instant::now();
+        write_fabric(&resources, hold)?;
+        let right = |config: &Config| config.hold == hold;
+        times.extend(told.wait(|_| true, begun, right).await?);
+        controller.rest().await;
+    }
+    times.sort_unstable();
+    row(
+        "a change for all",
+        &times,
+        (controller.cost().cpu_seconds - before) / CHANGES as f64,
+    );
+    let cost = controller.cost();
+    println!(
+        "  controller at the end: {} MiB, at most {} MiB",
+        cost.memory >> 20,
+        cost.peak_memory >> 20
+    );
+    Ok(())
+}
+
+/// Times in order, as a person wants to read them.
+fn row(what: &str, times: &[Duration], cpu: f64) {
+    let at = |percent: usize| {
+        let index = (times.len() * percent / 100).min(times.len().saturating_sub(1));
+        times.get(index).map_or(0.0, Duration::as_secs_f64)
+    };
+    let cpu = match cpu > 0.0 {
+        true => format!("; {cpu:.2} s of CPU each"),
+        false => String::new(),
+    };
+    println!(
+        "{what}: half after {:.2} s, 99 % after {:.2} s, all after {:.2} s{cpu}",
+        at(50),
+        at(99),
+        at(100)
+    );
+}
+
+/// Holds the stream of a node until the program ends; begins again when it breaks.
+async fn speaker(controller: SocketAddr, node: usize, told: Arc<Told>) {
+    loop {
+        // What went wrong is seen by who waits in vain for a configuration.
+        let _ = stream(controller, node, &told).await;
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn stream(controller: SocketAddr, node: usize, told: &Told) -> Result<()> {
+    let channel = Endpoint::from_shared(format!("http://{controller}"))?
+        .connect()
+        .await?;
+    let (reports, receiver) = mpsc::unbounded_channel();
+    let report = |config: Option<&pb::NodeConfig>| pb::NodeReport {
+        node: name(node),
+        version: config.map_or(0, |config| config.version),
+        subnets: config
+            .map(|config| config.subnets.as_slice())
+            .unwrap_or_default()
+            .iter()
+            .map(|subnet| pb::SubnetUse {
+                prefix: subnet.prefix.clone(),
+                used: 10,
+                size: 256,
+            })
+            .collect(),
+        ..pb::NodeReport::default()
+    };
+    reports.send(report(None))?;
+    let mut configs = ConfigServiceClient::new(channel)
+        .max_decoding_message_size(64 << 20)
+        .watch(UnboundedReceiverStream::new(receiver))
+        .await?
+        .into_inner();
+    while let Some(config) = configs.message().await? {
+        told.note(node, &config);
+        reports.send(report(Some(&config)))?;
+    }
+    Ok(())
+}
+
+fn name(node: usize) -> String {
+    format!("node-{node:05}")
+}
+
+fn write_fabric(resources: &Path, hold: u32) -> Result<()> {
+    let names: Vec<String> = (0..REFLECTORS).map(name).collect();
+    let text = format!(
+        "apiVersion: routeshare.io/v1alpha1\nkind: Fabric\nmetadata: {{name: fabric}}\nspec:\n  asn: \
+         {{value: 64512}}\n  topology: Reflectors\n  reflectors: {{nodeSelector: {{names: [{}]}}}}\n  timers: \
+         {{holdSeconds: {hold}}}\n---\napiVersion: routeshare.io/v1alpha1\nkind: Pool\nmetadata: {{name: \
+         pods}}\nspec: {{prefixes: [10.0.0.0/9, \"fd00:64::/48\"]}}\n",
+        names.join(", ")
+    );
+    write(resources, "fabric.yaml", &text)
+}
+
+fn nodes_file(nodes: std::ops::Range<usize>) -> Result<String> {
+    let mut text = String::new();
+    for node in nodes {
+        let (high, low) = (node >> 8, node & 0xFF);
+        writeln!(
+            text,
+            "---\napiVersion: routeshare.io/v1alpha1\nkind: Node\nmetadata: {{name: {}, labels: \
+             {{topology.kubernetes.io/zone: zone-{}}}}}\nspec: {{addresses: [172.16.{high}.{low}, \
+             \"2001:db8::{node:x}\"]}}",
+            name(node),
+            node % 3
+        )?;
+    }
+    Ok(text)
+}
+
+/// As editors do: whole.
+fn write(resources: &Path, name: &str, text: &str) -> Result<()> {
+    let new: PathBuf = resources.join("..").join("new");
+    fs::write(&new, text)?;
+    let path = resources.join(name);
+    fs::rename(&new, &path).with_context(|| format!("cannot write {}", path.display()))
+}
