@@ -45,8 +45,10 @@ impl Tor for FrrTor {
         let next_hops = best["nexthops"].as_array().cloned().unwrap_or_default();
         let next_hop = next_hops.iter().find(|hop| hop["scope"] != "link-local");
         Ok(Route {
+            // An empty one is called so.
             as_path: best["aspath"]["string"]
                 .as_str()
+                .filter(|path| *path != "Local")
                 .unwrap_or_default()
                 .to_owned(),
             next_hop: next_hop
