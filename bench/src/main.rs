@@ -59,6 +59,9 @@ struct Arguments {
     /// How many nodes the controller has in the scenario `cluster`.
     #[arg(long, default_value_t = 5000)]
     nodes: usize,
+    /// Have them in a real API server (root), not in files.
+    #[arg(long)]
+    api_server: bool,
     /// How long to churn.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     churn: u32,
@@ -94,7 +97,7 @@ fn main() -> Result<()> {
             arguments.scenario.len() == 1,
             "--scenario cluster compares nothing; ask for it alone"
         );
-        return cluster::run(&programs.binaries, arguments.nodes);
+        return cluster::run(&programs.binaries, arguments.nodes, arguments.api_server);
     }
     let engines = match arguments.peer.is_empty() {
         true => Engine::all(&programs),

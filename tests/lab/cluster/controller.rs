@@ -195,6 +195,11 @@ impl Controller {
         self.address
     }
 
+    /// Its process; none once it has ended.
+    pub fn pid(&self) -> Option<u32> {
+        self.daemon.id()
+    }
+
     /// What `bgpctl` prints for a command line such as `show nodes`, asked over the controller's
     /// socket.
     ///

@@ -3,34 +3,31 @@
 //!
 //! Measured are memory and CPU of the controller, the time from its start until the last node has its
 //! first configuration, from one more node in the resources until everybody who has to know of it has been
-//! told, and from a change that concerns all until all have been told. The nodes' resources are files,
-//! and the connections plain TCP on loopback: what is measured is the controller, neither an API server nor
-//! TLS. The speakers share the machine's processors with it.
+//! told, and from a change that concerns all until all have been told. The nodes' resources are files and
+//! the connections plain TCP on loopback; or all is in a real API server, which shares the machine's processors, and the
+//! connections are those of a Unix socket. Neither has TLS. The speakers share the processors too.
 
-use std::fmt::Write as _;
-use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+mod site;
+
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use proto::controller::v1 as pb;
 use proto::controller::v1::config_service_client::ConfigServiceClient;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::transport::Endpoint;
 
-use crate::measure::{self, Cost};
+use crate::measure;
+use site::{Controller, Site, Target};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Nodes that reflect: they have a session with every other node, so an added node concerns them.
 const REFLECTORS: usize = 3;
-/// Nodes in a file.
-const IN_A_FILE: usize = 500;
 /// How often a change is made.
 const CHANGES: usize = 10;
 /// The controller has come to rest when it uses less CPU than this for a second.
@@ -99,101 +96,53 @@ impl Told {
     }
 }
 
-/// The running controller; killed when it is dropped.
-struct Controller {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Controller {
-    fn start(binaries: &Path, directory: &Path) -> Result<Controller> {
-        // Free a moment ago; nobody else on this machine takes ports of loopback at random.
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-            .local_addr()?
-            .port();
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let log = fs::File::create(directory.join("log"))?;
-        let program = binaries.join("routeshare-controller");
-        let child = Command::new(&program)
-            .arg("--resources")
-            .arg(directory.join("resources"))
-            .arg("--state")
-            .arg(directory.join("state.redb"))
-            .arg("--socket")
-            .arg(directory.join("socket"))
-            .arg("--insecure-listen")
-            .arg(address.to_string())
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Controller { child, address })
-    }
-
-    fn cost(&self) -> Cost {
-        measure::cost(&[self.child.id()])
-    }
-
-    /// Waits until it has nothing to do any more.
-    async fn rest(&self) {
-        loop {
-            let before = self.cost().cpu_seconds;
-            sleep(Duration::from_secs(1)).await;
-            if self.cost().cpu_seconds - before < REST {
-                return;
-            }
+/// Waits until it has nothing to do any more.
+async fn rest(controller: &Controller) {
+    loop {
+        let before = controller.cost().cpu_seconds;
+        sleep(Duration::from_secs(1)).await;
+        if controller.cost().cpu_seconds - before < REST {
+            return;
         }
     }
 }
 
-impl Drop for Controller {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Measures with so many nodes and prints the figures.
-pub(crate) fn run(binaries: &Path, nodes: usize) -> Result<()> {
+/// Measures with so many nodes and prints the figures; with a real API server or with files.
+pub(crate) fn run(binaries: &Path, nodes: usize, api_server: bool) -> Result<()> {
     ensure!(
         (10..=20_000).contains(&nodes),
         "10 to 20000 nodes, not {nodes}"
     );
-    tokio::runtime::Builder::new_multi_thread()
+    let directory = tempfile::tempdir()?;
+    let site = match api_server {
+        true => Site::api()?,
+        false => Site::files(directory.path())?,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
-        .build()?
-        .block_on(measure_all(binaries, nodes))
+        .build()?;
+    runtime.block_on(measure_all(&site, binaries, nodes))
 }
 
-async fn measure_all(binaries: &Path, nodes: usize) -> Result<()> {
+async fn measure_all(site: &Site, binaries: &Path, nodes: usize) -> Result<()> {
     println!("{}", measure::machine());
     println!("{nodes} nodes, {REFLECTORS} of them reflectors, one stream each");
-    let directory = tempfile::tempdir()?;
-    let resources = directory.path().join("resources");
-    fs::create_dir(&resources)?;
-    write_fabric(&resources, 90)?;
-    for (index, first) in (0..nodes).step_by(IN_A_FILE).enumerate() {
-        let last = (first + IN_A_FILE).min(nodes);
-        write(
-            &resources,
-            &format!("nodes-{index}.yaml"),
-            &nodes_file(first..last)?,
-        )?;
-    }
+    println!("{}", site.describe());
+    site.fabric(90).await?;
+    site.add(0..nodes).await?;
     let told = Arc::new(Told::default());
     told.lock().resize(nodes + CHANGES, None);
 
+    let requests = site.requests().await?;
     let begun = Instant::now();
-    let controller = Controller::start(binaries, directory.path())?;
+    let controller = site.start(binaries)?;
     for node in 0..nodes + CHANGES {
-        tokio::spawn(speaker(controller.address, node, Arc::clone(&told)));
+        tokio::spawn(speaker(controller.target.clone(), node, Arc::clone(&told)));
     }
     let first = told.wait(|node| node < nodes, begun, |_| true).await?;
     row("cold start: first NodeConfig", &first, 0.0);
-    controller.rest().await;
+    rest(&controller).await;
     let cost = controller.cost();
     println!(
         "  controller afterwards: {:.1} s of CPU, {} MiB, at most {} MiB",
@@ -201,20 +150,20 @@ async fn measure_all(binaries: &Path, nodes: usize) -> Result<()> {
         cost.memory >> 20,
         cost.peak_memory >> 20
     );
+    let requests = asked(&requests, site.requests().await?);
 
     let mut times = Vec::new();
     let before = controller.cost().cpu_seconds;
     for added in 0..CHANGES {
         let node = nodes + added;
         let begun = Instant::now();
-        let name = format!("nodes-added-{added}.yaml");
-        write(&resources, &name, &nodes_file(node..node + 1)?)?;
+        site.add(node..node + 1).await?;
         let concerned = |it: usize| it < REFLECTORS || it == node;
         let peers = node; // a reflector has a session with every other node
         let right = |config: &Config| config.peers == REFLECTORS || config.peers == peers;
         let fresh = |config: &Config| config.at >= begun && right(config);
         times.extend(told.wait(concerned, begun, fresh).await?);
-        controller.rest().await;
+        rest(&controller).await;
     }
     times.sort_unstable();
     row(
@@ -222,15 +171,16 @@ async fn measure_all(binaries: &Path, nodes: usize) -> Result<()> {
         &times,
         (controller.cost().cpu_seconds - before) / CHANGES as f64,
     );
+    let requests = asked(&requests, site.requests().await?);
 
     let mut times = Vec::new();
     let before = controller.cost().cpu_seconds;
     for hold in (0..CHANGES as u32).map(|n| 91 + n) {
         let begun = Instant::now();
-        write_fabric(&resources, hold)?;
+        site.fabric(hold).await?;
         let right = |config: &Config| config.hold == hold;
         times.extend(told.wait(|_| true, begun, right).await?);
-        controller.rest().await;
+        rest(&controller).await;
     }
     times.sort_unstable();
     row(
@@ -238,6 +188,7 @@ async fn measure_all(binaries: &Path, nodes: usize) -> Result<()> {
         &times,
         (controller.cost().cpu_seconds - before) / CHANGES as f64,
     );
+    asked(&requests, site.requests().await?);
     let cost = controller.cost();
     println!(
         "  controller at the end: {} MiB, at most {} MiB",
@@ -245,6 +196,19 @@ async fn measure_all(binaries: &Path, nodes: usize) -> Result<()> {
         cost.peak_memory >> 20
     );
     Ok(())
+}
+
+/// Tells what the API server was asked since, by anybody, and gives what it has been asked in all.
+fn asked(before: &BTreeMap<String, u64>, now: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let since = now.iter().filter_map(|(what, count)| {
+        let new = count - before.get(what).copied().unwrap_or(0);
+        (new > 0).then(|| format!("{new} {what}"))
+    });
+    let since: Vec<String> = since.collect();
+    if !since.is_empty() {
+        println!("  requests meanwhile: {}", since.join(", "));
+    }
+    now
 }
 
 /// Times in order, as a person wants to read them.
@@ -266,18 +230,16 @@ fn row(what: &str, times: &[Duration], cpu: f64) {
 }
 
 /// Holds the stream of a node until the program ends; begins again when it breaks.
-async fn speaker(controller: SocketAddr, node: usize, told: Arc<Told>) {
+async fn speaker(controller: Target, node: usize, told: Arc<Told>) {
     loop {
         // What went wrong is seen by who waits in vain for a configuration.
-        let _ = stream(controller, node, &told).await;
+        let _ = stream(&controller, node, &told).await;
         sleep(Duration::from_millis(100)).await;
     }
 }
 
-async fn stream(controller: SocketAddr, node: usize, told: &Told) -> Result<()> {
-    let channel = Endpoint::from_shared(format!("http://{controller}"))?
-        .connect()
-        .await?;
+async fn stream(controller: &Target, node: usize, told: &Told) -> Result<()> {
+    let channel = controller.connect().await?;
     let (reports, receiver) = mpsc::unbounded_channel();
     let report = |config: Option<&pb::NodeConfig>| pb::NodeReport {
         node: name(node),
@@ -309,40 +271,4 @@ async fn stream(controller: SocketAddr, node: usize, told: &Told) -> Result<()> 
 
 fn name(node: usize) -> String {
     format!("node-{node:05}")
-}
-
-fn write_fabric(resources: &Path, hold: u32) -> Result<()> {
-    let names: Vec<String> = (0..REFLECTORS).map(name).collect();
-    let text = format!(
-        "apiVersion: routeshare.io/v1alpha1\nkind: Fabric\nmetadata: {{name: fabric}}\nspec:\n  asn: \
-         {{value: 64512}}\n  topology: Reflectors\n  reflectors: {{nodeSelector: {{names: [{}]}}}}\n  timers: \
-         {{holdSeconds: {hold}}}\n---\napiVersion: routeshare.io/v1alpha1\nkind: Pool\nmetadata: {{name: \
-         pods}}\nspec: {{prefixes: [10.0.0.0/9, \"fd00:64::/48\"]}}\n",
-        names.join(", ")
-    );
-    write(resources, "fabric.yaml", &text)
-}
-
-fn nodes_file(nodes: std::ops::Range<usize>) -> Result<String> {
-    let mut text = String::new();
-    for node in nodes {
-        let (high, low) = (node >> 8, node & 0xFF);
-        writeln!(
-            text,
-            "---\napiVersion: routeshare.io/v1alpha1\nkind: Node\nmetadata: {{name: {}, labels: \
-             {{topology.kubernetes.io/zone: zone-{}}}}}\nspec: {{addresses: [172.16.{high}.{low}, \
-             \"2001:db8::{node:x}\"]}}",
-            name(node),
-            node % 3
-        )?;
-    }
-    Ok(text)
-}
-
-/// As editors do: whole.
-fn write(resources: &Path, name: &str, text: &str) -> Result<()> {
-    let new: PathBuf = resources.join("..").join("new");
-    fs::write(&new, text)?;
-    let path = resources.join(name);
-    fs::rename(&new, &path).with_context(|| format!("cannot write {}", path.display()))
 }
