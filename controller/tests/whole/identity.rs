@@ -127,7 +127,7 @@ async fn a_node_gets_its_own_configuration_and_no_others() {
         .map(|_| ())
         .unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
-    assert!(refused.message().contains("that of node a"));
+    assert!(refused.message().contains("speaker of node a"));
     assert_eq!(
         tls.ask(channel.clone()).await.unwrap_err().code(),
         Code::PermissionDenied
