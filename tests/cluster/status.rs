@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use kube::api::{ListParams, ObjectMeta, Patch, PatchParams};
-use lab::cluster::{Cluster, Replica, Settings};
+use lab::cluster::{Cluster, Settings};
 use lab::wait_for;
 use proto::controller::v1 as pb;
 use proto::controller::v1::config_service_client::ConfigServiceClient;
@@ -89,8 +89,8 @@ fn what_became_of_it_is_told_in_conditions_node_statuses_and_events() {
         );
         Ok(())
     });
-    let one = cluster.certified_speaker(&nodes[0], &controller).unwrap();
-    let two = cluster.certified_speaker(&nodes[1], &controller).unwrap();
+    let one = cluster.speaker(&nodes[0], &controller).unwrap();
+    let two = cluster.speaker(&nodes[1], &controller).unwrap();
 
     // All is well, and is told.
     for (kind, name) in [(Kind::Fabric, "fabric"), (Kind::Pool, "pods")] {
@@ -362,17 +362,11 @@ fn numbers_that_flap_cost_less_than_a_write_a_minute_a_node_and_a_new_leader_wri
     let newest = after.iter().sum::<i64>();
     controller.kill().unwrap();
     drop(controller);
-    let replica = Replica {
-        pod: "controller-b",
-        number: 2,
-        certified: true,
-        ..Replica::default()
-    };
-    let controller = cluster.controller(&replica).unwrap();
+    let controller = mesh::replica(&cluster, 2);
     wait_for("the next controller to lead", SOON, || {
         controller.bgpctl("show nodes")
     });
-    let streams = open_all("controller-b");
+    let streams = open_all("controller-2");
     wait_for("all to be connected to the next controller", SOON, || {
         for stream in &streams {
             stream.report(number);
