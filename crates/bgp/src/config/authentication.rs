@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::{ConfigError, KeySource, unique};
+use super::check::unique;
+use super::{ConfigError, KeySource};
 
 /// How TCP segments of a session are signed, with keys that both sides have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
