@@ -30,6 +30,22 @@ pub struct PoolSpec {
     /// Whether packets between nodes are wrapped.
     #[serde(default)]
     pub encapsulation: Encapsulation,
+    /// What leaves the cluster does so with the node's own address as its source; `{}` for all of it.
+    /// When not given, pods keep their addresses everywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masquerade: Option<MasqueradeSpec>,
+}
+
+/// Which packets of a Pool's pods leave a node with the node's own address as their source. Those to
+/// pods, nodes and the node's BGP peers never do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct MasqueradeSpec {
+    /// Towards these, pods keep their own addresses: networks that know the way back to them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Prefix>"))]
+    pub exempt: Vec<Prefix>,
 }
 
 /// How long the prefix of a node's subnet is, for each family.

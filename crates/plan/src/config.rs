@@ -1,6 +1,7 @@
 //! What one node's speaker is told: the whole of it, every time.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bgp::config::KeySource;
 use bgp::types::Prefix;
@@ -23,6 +24,37 @@ pub struct NodeConfig {
     pub kernel: KernelConfig,
     /// BFD sessions, in the order of the peers they watch over.
     pub bfd: Vec<BfdSession>,
+    /// Whose packets leave the cluster with the node's own address as their source; nobody's when
+    /// absent.
+    pub masquerade: Option<Masquerade>,
+}
+
+/// Whose packets leave the cluster with the node's own address as their source, and which do not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Masquerade {
+    /// Pools that say so and of which the node has subnets, in the order of their names; at least
+    /// one.
+    pub pools: Vec<MasqueradedPool>,
+    /// What knows the way back to every pod: all Pools, static subnets and addresses of nodes, in
+    /// as few prefixes as possible and in their order. The same for all nodes. The node's BGP peers
+    /// are exempt too and not in here.
+    #[serde(serialize_with = "list")]
+    pub direct: Arc<[Prefix]>,
+}
+
+fn list<S: serde::Serializer>(prefixes: &Arc<[Prefix]>, to: S) -> Result<S::Ok, S::Error> {
+    prefixes[..].serialize(to)
+}
+
+/// The part of [`Masquerade`] that one Pool says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MasqueradedPool {
+    /// Its name.
+    pub pool: String,
+    /// The node's subnets of it.
+    pub subnets: Vec<Prefix>,
+    /// Towards these its pods keep their addresses.
+    pub exempt: Vec<Prefix>,
 }
 
 /// A BFD session beside a peer's BGP session. RFC 5880.

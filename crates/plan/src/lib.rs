@@ -12,6 +12,7 @@ pub mod config;
 pub mod wire;
 
 mod bfd;
+mod masquerade;
 mod node;
 mod policy;
 mod topology;
@@ -22,7 +23,10 @@ use std::collections::BTreeMap;
 use api::Resources;
 use bgp::types::{Asn, RouterId};
 
-pub use config::{BfdAuthentication, BfdSession, KernelConfig, NodeConfig, Purpose, Subnet};
+pub use config::{
+    BfdAuthentication, BfdSession, KernelConfig, Masquerade, MasqueradedPool, NodeConfig, Purpose,
+    Subnet,
+};
 pub use wanted::{WantedNumber, WantedSubnet, fixed_numbers, wanted_numbers, wanted_subnets};
 
 /// What a plan is made of.
@@ -68,11 +72,16 @@ impl std::fmt::Display for Problem {
 pub fn plan(snapshot: &Snapshot) -> Plan {
     let mut plan = Plan::default();
     let generated = topology::Generated::of(snapshot);
+    let direct = masquerade::direct(snapshot);
+    let for_all = node::ForAll {
+        generated: generated.as_ref(),
+        direct: direct.as_ref(),
+    };
     let mut identifiers: BTreeMap<RouterId, &String> = BTreeMap::new();
     for node in snapshot.resources.nodes.values() {
         let name = &node.metadata.name;
         let mut problems = Vec::new();
-        if let Some(config) = node::config(snapshot, generated.as_ref(), node, &mut problems) {
+        if let Some(config) = node::config(snapshot, for_all, node, &mut problems) {
             let identifier = config.bgp.router_id;
             if let Some(other) = identifiers.insert(identifier, name) {
                 problems.push(format!(

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use api::{
     AsNumber, AsnSource, GracefulRestartSpec, LimitActionSpec, LocalAddress, LongLivedSpec,
@@ -17,7 +18,9 @@ use bgp::types::{Asn, Prefix, RouterId};
 
 use crate::topology::Generated;
 use crate::wanted::{node_key, rack_key};
-use crate::{BfdSession, KernelConfig, NodeConfig, Purpose, Snapshot, Subnet, bfd, policy};
+use crate::{
+    BfdSession, KernelConfig, NodeConfig, Purpose, Snapshot, Subnet, bfd, masquerade, policy,
+};
 
 /// A session, and what selectors look at.
 pub(crate) struct Planned {
@@ -26,13 +29,23 @@ pub(crate) struct Planned {
     pub(crate) bfd: Option<BfdSession>,
 }
 
+/// What is found out once for all nodes.
+#[derive(Clone, Copy)]
+pub(crate) struct ForAll<'a> {
+    /// Sessions of the topology.
+    pub(crate) generated: Option<&'a Generated<'a>>,
+    /// See [`crate::Masquerade::direct`].
+    pub(crate) direct: Option<&'a Arc<[Prefix]>>,
+}
+
 /// The configuration of `node`; `None` when it cannot have one. What is wrong goes to `problems`.
 pub(crate) fn config(
     snapshot: &Snapshot,
-    generated: Option<&Generated<'_>>,
+    for_all: ForAll<'_>,
     node: &Node,
     problems: &mut Vec<String>,
 ) -> Option<NodeConfig> {
+    let generated = for_all.generated;
     let resources = &snapshot.resources;
     let fabric = &resources.fabric.spec;
     let asn = own_asn(snapshot, node)
@@ -90,6 +103,7 @@ pub(crate) fn config(
         problems.push(format!("no configuration: {error}"));
         return None;
     }
+    let masquerade = masquerade::masquerade(snapshot, for_all.direct, node, &subnets);
     Some(NodeConfig {
         node: node.metadata.name.clone(),
         version: 0,
@@ -103,6 +117,7 @@ pub(crate) fn config(
             install: fabric.kernel.install,
         },
         bfd,
+        masquerade,
     })
 }
 

@@ -18,6 +18,7 @@ use proto::controller::v1 as pb;
 
 mod bfd;
 mod keys;
+mod masquerade;
 pub mod routes;
 
 pub use bfd::session as bfd_session;
@@ -87,6 +88,7 @@ pub fn to_proto(config: &NodeConfig) -> pb::NodeConfig {
         }),
         bfd: config.bfd.iter().map(bfd::to_proto).collect(),
         cluster_id: bgp.cluster_id.map(|it| it.to_string()).unwrap_or_default(),
+        masquerade: config.masquerade.as_ref().map(masquerade::to_proto),
     }
 }
 
@@ -303,6 +305,7 @@ pub fn from_proto(config: pb::NodeConfig) -> Result<NodeConfig, WireError> {
             install: kernel.install,
         },
         bfd: each("bfd", config.bfd, bfd::from_proto)?,
+        masquerade: config.masquerade.map(masquerade::from_proto).transpose()?,
     })
 }
 

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
+use std::sync::Arc;
+
 use bgp::config::{
     Action, Advertisement, Authentication, Config, DecisionConfig, GracefulRestart, KeySource,
     LimitAction, LongLived, Match, NextHopMode, Originated, PeerConfig, Policy, PrefixLimits,
@@ -9,7 +11,10 @@ use bgp::config::{
 };
 use bgp::types::{Asn, Family, RouterId};
 use plan::wire::{from_proto, to_proto};
-use plan::{BfdAuthentication, BfdSession, KernelConfig, NodeConfig, Purpose, Subnet};
+use plan::{
+    BfdAuthentication, BfdSession, KernelConfig, Masquerade, MasqueradedPool, NodeConfig, Purpose,
+    Subnet,
+};
 use proto::controller::v1 as pb;
 
 fn config() -> NodeConfig {
@@ -120,6 +125,17 @@ fn config() -> NodeConfig {
             }),
             echo_millis: None,
         }],
+        masquerade: Some(Masquerade {
+            pools: vec![MasqueradedPool {
+                pool: "pods".into(),
+                subnets: vec!["10.64.1.0/24".parse().unwrap()],
+                exempt: vec!["172.16.0.0/12".parse().unwrap()],
+            }],
+            direct: Arc::new([
+                "10.64.0.0/16".parse().unwrap(),
+                "192.0.2.11/32".parse().unwrap(),
+            ]),
+        }),
     }
 }
 

@@ -52,6 +52,7 @@ pub(crate) fn config(version: u64) -> NodeConfig {
             install: false,
         },
         bfd: Vec::new(),
+        masquerade: None,
     }
 }
 

@@ -44,6 +44,7 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
         }
         lengths(pool, findings);
         reserved(pool, findings);
+        exempt(pool, loaded, findings);
         selects_nodes(
             document,
             "spec.nodeSelector",
@@ -114,6 +115,32 @@ fn reserved(pool: &Item<PoolSpec>, findings: &mut Findings<'_>) {
                 ),
             );
         }
+    }
+}
+
+/// Exemptions from masquerade that change nothing.
+fn exempt(pool: &Item<PoolSpec>, loaded: &Loaded, findings: &mut Findings<'_>) {
+    let Some(masquerade) = &pool.spec().masquerade else {
+        return;
+    };
+    for (index, exempt) in masquerade.exempt.iter().enumerate() {
+        let field = format!("spec.masquerade.exempt[{index}]");
+        let family = exempt.family();
+        let of_family = |prefix: &Prefix| prefix.family() == family;
+        let holds = |prefix: &Prefix| prefix.contains(*exempt);
+        let pods = (loaded.pools.iter()).find(|pool| pool.spec().prefixes.iter().any(holds));
+        let earlier = masquerade.exempt[..index].iter().find(|it| holds(it));
+        let why = if !pool.spec().prefixes.iter().any(of_family) {
+            format!("none of spec.prefixes is {family}")
+        } else if let Some(pods) = pods {
+            let pool = &pods.document.resource;
+            format!("{exempt} is in {pool}, and packets between pods keep their addresses anyway")
+        } else if let Some(earlier) = earlier {
+            format!("{exempt} is in {earlier}, which is exempt already")
+        } else {
+            continue;
+        };
+        findings.warning(&pool.document, &field, format!("has no effect: {why}"));
     }
 }
 

@@ -18,6 +18,7 @@ const BOUNDS: &[(Kind, &str, u64)] = &[
     (Kind::Fabric, "spec.bfd.authentication.keyFile", PATH),
     (Kind::Pool, "spec.prefixes", 64),
     (Kind::Pool, "spec.reserved", 256),
+    (Kind::Pool, "spec.masquerade.exempt", 256),
     (Kind::Peer, "spec.addressFrom.values", 1024),
     (Kind::Peer, "spec.remoteAsnFrom.values", 1024),
     (Kind::Peer, "spec.description", 1024),
