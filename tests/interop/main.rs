@@ -8,6 +8,7 @@ mod bad_input;
 mod between_two;
 mod bfd;
 mod capabilities;
+mod cni;
 mod deploy;
 mod each_daemon;
 mod failover;

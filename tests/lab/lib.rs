@@ -11,16 +11,19 @@
 //! - [`cluster`]: a real Kubernetes API server, and ours with it;
 //! - [`raw`]: a peer that says exactly the bytes it is told to; [`flood`]: one that never ends what it begins;
 //! - [`FalseClock`]: a wall clock that is set while a program runs;
-//! - [`packages`]: the Debian packages that have to be there.
+//! - [`cni`]: a machine with CNI plugins, and containers on it;
+//! - [`packages`]: the Debian packages that have to be there; [`modules`]: what is built from Go modules.
 
 pub mod bird;
 mod clock;
 pub mod cluster;
+pub mod cni;
 pub mod controller;
 pub mod flood;
 pub mod frr;
 pub mod gobgp;
 pub mod memory;
+pub mod modules;
 mod namespace;
 pub mod packages;
 mod ping;

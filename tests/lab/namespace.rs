@@ -78,6 +78,11 @@ impl Lab {
         Namespace::create(&format!("{}-{name}", self.prefix))
     }
 
+    /// A new namespace with nothing set, and its loopback down.
+    pub(crate) fn bare(&self, name: &str) -> anyhow::Result<Namespace> {
+        Namespace::bare(&format!("{}-{name}", self.prefix))
+    }
+
     /// For files of this lab; gone with it.
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -98,12 +103,7 @@ impl Namespace {
     ///
     /// When the kernel refuses.
     pub fn create(name: &str) -> anyhow::Result<Namespace> {
-        remove(name)?;
-        output(Command::new("ip").args(["netns", "add", name]))?;
-        let namespace = Namespace {
-            name: name.to_owned(),
-            keep: false,
-        };
+        let namespace = Namespace::bare(name)?;
         namespace.ip(["link set lo up"])?;
         namespace.set(&[
             ("net/ipv4/ip_forward", "1"),
@@ -123,6 +123,15 @@ impl Namespace {
         Ok(namespace)
     }
 
+    fn bare(name: &str) -> anyhow::Result<Namespace> {
+        remove(name)?;
+        output(Command::new("ip").args(["netns", "add", name]))?;
+        Ok(Namespace {
+            name: name.to_owned(),
+            keep: false,
+        })
+    }
+
     /// A namespace that is there already; it stays when this value is dropped.
     pub fn existing(name: &str) -> Option<Namespace> {
         path(name).exists().then(|| Namespace {
@@ -140,6 +149,11 @@ impl Namespace {
     /// Its name for `ip netns exec`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its file, as runtimes name it to CNI plugins.
+    pub fn path(&self) -> PathBuf {
+        path(&self.name)
     }
 
     /// A program on this machine.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use lab::cluster::assets::{self, Progress};
+use lab::modules::{self, Module, Progress};
 use lab::{packages, require_root};
 
 use crate::again;
@@ -138,6 +138,7 @@ impl Part {
                     packages::GOBGP,
                 ];
                 packages::ensure(&tools, |text| println!("  {text}"))?;
+                from_modules("cnitool and the reference plugins", &modules::CNI)?;
                 build_other_speaker()?;
                 build_programs(true)?;
                 // The cluster's tests are a part of their own.
@@ -210,17 +211,22 @@ fn cluster() -> anyhow::Result<()> {
         packages::FAKETIME,
     ];
     packages::ensure(&tools, |text| println!("  {text}"))?;
-    step("the programs of Kubernetes", |step| {
-        assets::ensure(&|progress| match progress {
-            Progress::Step(text) => step.say(text),
-            Progress::Now(text) => step.now(text),
-        })?;
-        Ok(String::new())
-    })?;
+    from_modules("the programs of Kubernetes", &modules::CLUSTER)?;
     build_programs(true)?;
     let arguments = ["test", "--locked", "--package", LAB_PACKAGE];
     let arguments = [arguments.as_slice(), &["--test", "cluster"]].concat();
     again::test(&arguments, &["--test-threads", "3"])
+}
+
+/// Builds them, if they are not there.
+fn from_modules(what: &str, modules: &[Module]) -> anyhow::Result<()> {
+    step(what, |step| {
+        modules::ensure(modules, &|progress| match progress {
+            Progress::Step(text) => step.say(text),
+            Progress::Now(text) => step.now(text),
+        })?;
+        Ok(String::new())
+    })
 }
 
 fn deny() -> anyhow::Result<()> {

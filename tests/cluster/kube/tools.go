@@ -1,6 +1,6 @@
 //go:build tools
 
-// Package tools names the commands that the cluster tests start: tests/lab/cluster/assets.rs builds
+// Package tools names the commands that the cluster tests start: tests/lab/modules.rs builds
 // them with the versions that go.mod says.
 package tools
 

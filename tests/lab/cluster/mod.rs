@@ -14,10 +14,10 @@
 //! - [`Cluster`]: the API server, clients, `kubectl`, stopping and starting again;
 //! - `objects`: nodes, service accounts, pods, tokens;
 //! - [`ClusterNode`]: a machine on the LAN;
-//! - [`Controller`]: our controller in Kubernetes mode;
-//! - [`assets`]: where the programs come from.
+//! - [`Controller`]: our controller in Kubernetes mode.
+//!
+//! The programs come from [`crate::modules`].
 
-pub mod assets;
 mod client;
 mod component;
 mod controller;
@@ -43,6 +43,7 @@ pub use controller::{Controller, Replica};
 pub use lan::ClusterNode;
 pub use objects::node;
 
+use crate::modules;
 use crate::namespace::{Lab, Namespace};
 use crate::wait::try_wait_for;
 use pki::Authority;
@@ -97,7 +98,7 @@ impl fmt::Debug for Cluster {
 ///
 /// When it is not there, with what makes it.
 pub fn kubectl_program() -> anyhow::Result<PathBuf> {
-    assets::find("kubectl")
+    modules::find("kubectl")
 }
 
 impl Cluster {
@@ -241,7 +242,7 @@ impl Cluster {
     fn run(&self, program: &str, arguments: &[&str], input: &str) -> anyhow::Result<String> {
         let mut child = self
             .control
-            .command(assets::find(program)?)
+            .command(modules::find(program)?)
             .arg("--kubeconfig")
             .arg(self.admin_kubeconfig())
             .args(arguments)
@@ -413,7 +414,7 @@ fn start_component(
     directory: &Path,
     arguments: Vec<String>,
 ) -> anyhow::Result<Component> {
-    let program = assets::find(name)?;
+    let program = modules::find(name)?;
     let control = control.name().to_owned();
     Component::start(name, directory, move || {
         let mut command = Namespace::command_in(&control, &program);

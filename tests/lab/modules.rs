@@ -1,6 +1,8 @@
-//! The commands of Kubernetes that a cluster is made of: those in `KUBEBUILDER_ASSETS`, where it is
-//! set, otherwise our own, built once from the Go module `tests/cluster/kube`; and Helm, from a module of
-//! its own, `tests/cluster/helm`.
+//! Programs that are built once from Go modules of ours, whose `go.sum` pins every byte.
+//!
+//! - [`CLUSTER`]: the commands of Kubernetes that a cluster is made of: those in `KUBEBUILDER_ASSETS`, where it
+//!   is set, otherwise `tests/cluster/kube`; and Helm, `tests/cluster/helm`;
+//! - [`CNI`]: cnitool and the reference plugins, `tests/interop/cni/reference`.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read};
@@ -18,7 +20,8 @@ use crate::process::output;
 const VARIABLE: &str = "KUBEBUILDER_ASSETS";
 
 /// A Go module in this package, and the programs that are built from it.
-struct Module {
+#[derive(Debug)]
+pub struct Module {
     /// What its cache is called after.
     name: &'static str,
     /// Where it is.
@@ -30,6 +33,8 @@ struct Module {
     assets: &'static [Asset],
     /// They are what [`VARIABLE`] stands for.
     given: bool,
+    /// What has them built.
+    part: &'static str,
     /// How long it takes, on two cores.
     takes: &'static str,
     /// What the linker is to write into the programs, for this version.
@@ -37,19 +42,23 @@ struct Module {
 }
 
 /// A program, and the Go package it is the command of.
+#[derive(Debug)]
 struct Asset {
     program: &'static str,
     package: &'static str,
 }
 
-/// A new program needs a line in `tools.go`, and `go mod tidy`.
-const MODULES: [Module; 2] = [KUBERNETES, HELM];
+/// What a cluster is made of. A new program needs a line in `tools.go`, and `go mod tidy`.
+pub static CLUSTER: [Module; 2] = [KUBERNETES, HELM];
+
+/// What drives CNI plugins, and the plugins that ours are chained with.
+pub static CNI: [Module; 1] = [PLUGINS];
 
 const KUBERNETES: Module = Module {
     name: "kubernetes",
     folder: "cluster/kube",
-    go_mod: include_str!("../../cluster/kube/go.mod"),
-    go_sum: include_str!("../../cluster/kube/go.sum"),
+    go_mod: include_str!("../cluster/kube/go.mod"),
+    go_sum: include_str!("../cluster/kube/go.sum"),
     main: "k8s.io/kubernetes",
     assets: &[
         asset("etcd", "go.etcd.io/etcd/server/v3"),
@@ -61,6 +70,7 @@ const KUBERNETES: Module = Module {
         asset("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
     ],
     given: true,
+    part: "cluster",
     takes: "8 to 10 minutes",
     // Unstamped it calls itself v0.0.0-master, which clients refuse.
     stamps: |version| {
@@ -79,13 +89,61 @@ const KUBERNETES: Module = Module {
 const HELM: Module = Module {
     name: "helm",
     folder: "cluster/helm",
-    go_mod: include_str!("../../cluster/helm/go.mod"),
-    go_sum: include_str!("../../cluster/helm/go.sum"),
+    go_mod: include_str!("../cluster/helm/go.mod"),
+    go_sum: include_str!("../cluster/helm/go.sum"),
     main: "helm.sh/helm/v3",
     assets: &[asset("helm", "helm.sh/helm/v3/cmd/helm")],
     given: false,
+    part: "cluster",
     takes: "one or two minutes",
     stamps: |version| format!(" -X helm.sh/helm/v3/internal/version.version={version}"),
+};
+
+const PLUGINS: Module = Module {
+    name: "cni-plugins",
+    folder: "interop/cni/reference",
+    go_mod: include_str!("../interop/cni/reference/go.mod"),
+    go_sum: include_str!("../interop/cni/reference/go.sum"),
+    main: "github.com/containernetworking/plugins",
+    assets: &[
+        asset("cnitool", "github.com/containernetworking/cni/cnitool"),
+        asset(
+            "bandwidth",
+            "github.com/containernetworking/plugins/plugins/meta/bandwidth",
+        ),
+        asset(
+            "bridge",
+            "github.com/containernetworking/plugins/plugins/main/bridge",
+        ),
+        asset(
+            "host-local",
+            "github.com/containernetworking/plugins/plugins/ipam/host-local",
+        ),
+        asset(
+            "loopback",
+            "github.com/containernetworking/plugins/plugins/main/loopback",
+        ),
+        asset(
+            "portmap",
+            "github.com/containernetworking/plugins/plugins/meta/portmap",
+        ),
+        asset(
+            "ptp",
+            "github.com/containernetworking/plugins/plugins/main/ptp",
+        ),
+        asset(
+            "tuning",
+            "github.com/containernetworking/plugins/plugins/meta/tuning",
+        ),
+    ],
+    given: false,
+    part: "lab",
+    takes: "one or two minutes",
+    stamps: |version| {
+        format!(
+            " -X github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion={version}"
+        )
+    },
 };
 
 const fn asset(program: &'static str, package: &'static str) -> Asset {
@@ -101,22 +159,23 @@ pub enum Progress<'a> {
     Now(&'a str),
 }
 
-/// Where a program of Kubernetes is.
+/// Where a program is.
 ///
 /// # Errors
 ///
 /// When it is not there, with what makes it.
-pub(super) fn find(program: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn find(program: &str) -> anyhow::Result<PathBuf> {
     let of = |module: &&Module| module.assets.iter().any(|it| it.program == program);
-    let module = MODULES.iter().find(of);
+    let module = CLUSTER.iter().chain(&CNI).find(of);
     let module = module.with_context(|| format!("no module has a program {program}"))?;
     if let Some(directory) = module.given() {
         let path = directory.join(program);
         if !path.is_file() {
             bail!(
                 "{VARIABLE} is {}, and there is no {program} in it; unset {VARIABLE} and run \
-                 `cargo xtask test --only cluster`, which builds all that is needed",
-                directory.display()
+                 `cargo xtask test --only {}`, which builds all that is needed",
+                directory.display(),
+                module.part
             );
         }
         return Ok(path);
@@ -124,8 +183,9 @@ pub(super) fn find(program: &str) -> anyhow::Result<PathBuf> {
     let path = module.cache()?.join(program);
     if !path.is_file() {
         bail!(
-            "{} is not there; `cargo xtask test --only cluster` builds it{}",
+            "{} is not there; `cargo xtask test --only {}` builds it{}",
             path.display(),
+            module.part,
             match module.given {
                 true => format!(", or set {VARIABLE} to a directory that has it"),
                 false => String::new(),
@@ -135,14 +195,14 @@ pub(super) fn find(program: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Builds what is missing.
+/// Builds what is missing of [`CLUSTER`] or [`CNI`].
 ///
 /// # Errors
 ///
 /// When something is missing in `KUBEBUILDER_ASSETS`; when there is no Go and none can be installed;
 /// when the build fails.
-pub fn ensure(tell: &dyn Fn(Progress<'_>)) -> anyhow::Result<()> {
-    for module in &MODULES {
+pub fn ensure(modules: &[Module], tell: &dyn Fn(Progress<'_>)) -> anyhow::Result<()> {
+    for module in modules {
         module.ensure(tell)?;
     }
     Ok(())
@@ -346,10 +406,12 @@ mod tests {
     #[test]
     fn the_modules_say_which_versions_and_programs() {
         let tools = [
-            include_str!("../../cluster/kube/tools.go"),
-            include_str!("../../cluster/helm/tools.go"),
+            include_str!("../cluster/kube/tools.go"),
+            include_str!("../cluster/helm/tools.go"),
+            include_str!("../interop/cni/reference/tools.go"),
         ];
-        for ((module, tools), begins) in MODULES.iter().zip(tools).zip(["v1.", "v3."]) {
+        let modules = CLUSTER.iter().chain(&CNI);
+        for ((module, tools), begins) in modules.zip(tools).zip(["v1.", "v3.", "v1."]) {
             let version = module.version().expect("go.mod has it");
             assert!(version.starts_with(begins), "{version}");
             for asset in module.assets {

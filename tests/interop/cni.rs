@@ -1,0 +1,3 @@
+//! Containers attached to networks by CNI plugins, driven by `cnitool` as by a runtime.
+
+mod the_harness_itself;
