@@ -1,0 +1,12 @@
+//! What the CNI plugin and the speaker share: files, and no I/O but these.
+//!
+//! - [`node`]: the node file, by which the plugin knows the node's subnets without asking anybody.
+
+pub mod node;
+
+/// Where the plugin and the speaker keep what they share, unless told otherwise.
+pub const DATA_DIR: &str = "/var/lib/routeshare/cni";
+/// What the plugin's binary and `type` in a network configuration are called.
+pub const PLUGIN: &str = "routeshare-cni";
+/// The number that routes to pods carry (`proto` in `ip route`), by which DEL, GC and CHECK know them.
+pub const ROUTE_PROTOCOL: u8 = 150;
