@@ -89,11 +89,7 @@ pub(crate) fn snapshot(
         subnets
             .entry(lease.node.clone())
             .or_default()
-            .push(plan::Subnet {
-                prefix: subnet.into(),
-                pool: lease.pool.clone(),
-                purpose,
-            });
+            .push(plan::Subnet::new(subnet.into(), &lease.pool, purpose));
     }
     let numbers = numbers
         .iter()

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Selector;
 use crate::peer::BfdSpec;
+use crate::pods::PodsSpec;
 use crate::values::{AsNumber, AsnRange, Number, Port};
 
 /// The cluster's BGP as a whole; there is exactly one.
@@ -39,6 +40,9 @@ pub struct FabricSpec {
     /// Where learned routes go on the nodes.
     #[serde(default)]
     pub kernel: KernelSpec,
+    /// What the CNI plugin gives to pods.
+    #[serde(default, skip_serializing_if = "PodsSpec::says_nothing")]
+    pub pods: PodsSpec,
     /// Where the nodes' subnets come from.
     #[serde(default)]
     pub node_subnets: SubnetSource,

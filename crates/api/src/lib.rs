@@ -5,7 +5,7 @@
 //! [`Mistake`] in all of them. In reading order:
 //!
 //! - [`resources`](Resources): all of them together, names, labels, selectors;
-//! - one file per kind: `fabric`, `pool`, `node`, `peer`, `policy`, `advertisement`;
+//! - one file per kind (and parts of them): `fabric`, `pool`, `node`, `peer`, `policy`, `advertisement`;
 //! - `values`: numbers, ranges and communities that say what they allow;
 //! - `parse`: files → resources;
 //! - `mistake`: what is told to the user.
@@ -22,6 +22,7 @@ mod names;
 mod node;
 mod parse;
 mod peer;
+mod pods;
 mod policy;
 mod pool;
 mod resources;
@@ -44,6 +45,7 @@ pub use peer::{
     BfdAuthKind, BfdAuthentication, BfdSpec, LocalAddress, NextHopSpec, PasswordSpec, PeerSpec,
     SecretKey, Shutdown, TcpAoAlgorithm, TcpAoKey, TcpAoSpec, TtlSecurity,
 };
+pub use pods::{ChainedPlugin, PodsSpec};
 pub use policy::{
     ActionSpec, LengthSpec, MatchSpec, OriginSpec, PrefixSpec, PrependSpec, RoutePolicySpec,
     RuleSpec, SetNextHop, SetSpec, SourceSpec,

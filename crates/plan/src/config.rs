@@ -1,5 +1,6 @@
 //! What one node's speaker is told: the whole of it, every time.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -22,6 +23,8 @@ pub struct NodeConfig {
     pub subnets: Vec<Subnet>,
     /// Where learned routes go.
     pub kernel: KernelConfig,
+    /// What the CNI plugin gives to pods.
+    pub pods: PodsConfig,
     /// BFD sessions, in the order of the peers they watch over.
     pub bfd: Vec<BfdSession>,
     /// Whose packets leave the cluster with the node's own address as their source; nobody's when
@@ -102,6 +105,24 @@ pub struct Subnet {
     pub pool: String,
     /// What the addresses are for.
     pub purpose: Purpose,
+    /// Parts of it that nobody is given.
+    pub reserved: Vec<Prefix>,
+    /// Addresses in use stay, and nobody is given another one: the Pools would not give the node this
+    /// subnet any more.
+    pub draining: bool,
+}
+
+impl Subnet {
+    /// One that is given to pods whole.
+    pub fn new(prefix: Prefix, pool: impl Into<String>, purpose: Purpose) -> Subnet {
+        Subnet {
+            prefix,
+            pool: pool.into(),
+            purpose,
+            reserved: Vec::new(),
+            draining: false,
+        }
+    }
 }
 
 /// What a subnet's addresses are for.
@@ -116,6 +137,37 @@ impl From<api::Purpose> for Purpose {
         match purpose {
             api::Purpose::Pods => Purpose::Pods,
         }
+    }
+}
+
+/// What the CNI plugin gives to pods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PodsConfig {
+    /// Of the pods' interfaces; absent: of the path.
+    pub mtu: Option<u32>,
+    /// How long an address is not used again.
+    pub cooldown_seconds: u32,
+    /// Plugins of these names come after ours.
+    pub chained: Vec<String>,
+    /// What `tuning` sets in every pod.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+impl From<&api::PodsSpec> for PodsConfig {
+    fn from(spec: &api::PodsSpec) -> PodsConfig {
+        let chained = spec.chained.iter();
+        PodsConfig {
+            mtu: spec.mtu.map(|mtu| mtu.get()),
+            cooldown_seconds: spec.cooldown_seconds.get(),
+            chained: chained.map(|plugin| plugin.name().to_owned()).collect(),
+            sysctls: spec.sysctls.clone(),
+        }
+    }
+}
+
+impl Default for PodsConfig {
+    fn default() -> PodsConfig {
+        PodsConfig::from(&api::PodsSpec::default())
     }
 }
 

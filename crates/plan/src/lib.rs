@@ -15,6 +15,7 @@ mod bfd;
 mod masquerade;
 mod node;
 mod policy;
+mod subnets;
 mod topology;
 mod wanted;
 
@@ -24,8 +25,8 @@ use api::Resources;
 use bgp::types::{Asn, RouterId};
 
 pub use config::{
-    BfdAuthentication, BfdSession, KernelConfig, Masquerade, MasqueradedPool, NodeConfig, Purpose,
-    Subnet,
+    BfdAuthentication, BfdSession, KernelConfig, Masquerade, MasqueradedPool, NodeConfig,
+    PodsConfig, Purpose, Subnet,
 };
 pub use wanted::{WantedNumber, WantedSubnet, fixed_numbers, wanted_numbers, wanted_subnets};
 

@@ -19,7 +19,8 @@ use bgp::types::{Asn, Prefix, RouterId};
 use crate::topology::Generated;
 use crate::wanted::{node_key, rack_key};
 use crate::{
-    BfdSession, KernelConfig, NodeConfig, Purpose, Snapshot, Subnet, bfd, masquerade, policy,
+    BfdSession, KernelConfig, NodeConfig, PodsConfig, Snapshot, Subnet, bfd, masquerade, policy,
+    subnets,
 };
 
 /// A session, and what selectors look at.
@@ -52,7 +53,7 @@ pub(crate) fn config(
         .map_err(|reason| problems.push(reason))
         .ok()?;
     let router_id = router_id(node);
-    let subnets = subnets(snapshot, node);
+    let subnets = subnets::of(snapshot, node, problems);
 
     let mut peers = Vec::new();
     for peer in resources.peers.values() {
@@ -116,6 +117,7 @@ pub(crate) fn config(
             metric: fabric.kernel.metric.get(),
             install: fabric.kernel.install,
         },
+        pods: PodsConfig::from(&fabric.pods),
         bfd,
         masquerade,
     })
@@ -190,26 +192,6 @@ pub(crate) fn router_id(node: &Node) -> RouterId {
             });
         Ipv4Addr::from(hash.max(1))
     }))
-}
-
-/// Those given out and the static ones, each once, in the order of their prefixes.
-fn subnets(snapshot: &Snapshot, node: &Node) -> Vec<Subnet> {
-    let given = snapshot
-        .subnets
-        .get(&node.metadata.name)
-        .into_iter()
-        .flatten();
-    let mut by_prefix: BTreeMap<Prefix, Subnet> = given
-        .map(|subnet| (subnet.prefix, subnet.clone()))
-        .collect();
-    for prefix in &node.spec.subnets {
-        by_prefix.entry(*prefix).or_insert_with(|| Subnet {
-            prefix: *prefix,
-            pool: String::new(),
-            purpose: Purpose::Pods,
-        });
-    }
-    by_prefix.into_values().collect()
 }
 
 fn session(snapshot: &Snapshot, node: &Node, peer: &Peer, asn: Asn) -> Result<PeerConfig, String> {

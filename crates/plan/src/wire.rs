@@ -19,11 +19,12 @@ use proto::controller::v1 as pb;
 mod bfd;
 mod keys;
 mod masquerade;
+mod pods;
 pub mod routes;
 
 pub use bfd::session as bfd_session;
 
-use crate::{KernelConfig, NodeConfig, Purpose, Subnet};
+use crate::{KernelConfig, NodeConfig, PodsConfig};
 
 /// Why a message is no [`NodeConfig`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,7 +53,7 @@ pub fn to_proto(config: &NodeConfig) -> pb::NodeConfig {
         asn: bgp.asn.0,
         router_id: bgp.router_id.to_string(),
         listen_port: config.listen_port.into(),
-        subnets: config.subnets.iter().map(subnet_to_proto).collect(),
+        subnets: config.subnets.iter().map(pods::subnet_to_proto).collect(),
         peers: bgp.peers.iter().map(peer_to_proto).collect(),
         policies: bgp.policies.iter().map(policy_to_proto).collect(),
         advertisements: bgp
@@ -89,16 +90,7 @@ pub fn to_proto(config: &NodeConfig) -> pb::NodeConfig {
         bfd: config.bfd.iter().map(bfd::to_proto).collect(),
         cluster_id: bgp.cluster_id.map(|it| it.to_string()).unwrap_or_default(),
         masquerade: config.masquerade.as_ref().map(masquerade::to_proto),
-    }
-}
-
-fn subnet_to_proto(subnet: &Subnet) -> pb::Subnet {
-    pb::Subnet {
-        prefix: subnet.prefix.to_string(),
-        pool: subnet.pool.clone(),
-        purpose: match subnet.purpose {
-            Purpose::Pods => "Pods".into(),
-        },
+        pods: Some(pods::to_proto(&config.pods)),
     }
 }
 
@@ -253,7 +245,7 @@ pub fn from_proto(config: pb::NodeConfig) -> Result<NodeConfig, WireError> {
     }
     let decision = present(config.decision, "decision")?;
     let kernel = present(config.kernel, "kernel")?;
-    let subnets = each("subnets", config.subnets, subnet_from_proto)?;
+    let subnets = each("subnets", config.subnets, pods::subnet_from_proto)?;
     let bgp = Config {
         asn: asn("asn", config.asn)?,
         router_id: RouterId(text("router_id", &config.router_id, "an IPv4 address")?),
@@ -304,19 +296,11 @@ pub fn from_proto(config: pb::NodeConfig) -> Result<NodeConfig, WireError> {
             metric: kernel.metric,
             install: kernel.install,
         },
+        pods: config
+            .pods
+            .map_or_else(PodsConfig::default, pods::from_proto),
         bfd: each("bfd", config.bfd, bfd::from_proto)?,
         masquerade: config.masquerade.map(masquerade::from_proto).transpose()?,
-    })
-}
-
-fn subnet_from_proto(at: &str, subnet: pb::Subnet) -> Result<Subnet, WireError> {
-    Ok(Subnet {
-        prefix: text(&format!("{at}.prefix"), &subnet.prefix, "a prefix")?,
-        pool: subnet.pool,
-        purpose: match subnet.purpose.as_str() {
-            "Pods" => Purpose::Pods,
-            other => return Err(wrong(format!("{at}.purpose"), quoted(other), "Pods")),
-        },
     })
 }
 

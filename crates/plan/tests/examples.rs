@@ -49,11 +49,9 @@ fn planned(directory: &str) -> Plan {
         let next = used
             .entry((wanted.pool.clone(), wanted.length))
             .or_insert(0);
-        subnets.entry(wanted.node).or_default().push(Subnet {
-            prefix: nth(*space, wanted.length, *next),
-            pool: wanted.pool,
-            purpose: Purpose::Pods,
-        });
+        let prefix = nth(*space, wanted.length, *next);
+        let subnet = Subnet::new(prefix, wanted.pool, Purpose::Pods);
+        subnets.entry(wanted.node).or_default().push(subnet);
         *next += 1;
     }
     let numbers = wanted_numbers(&resources).into_iter().zip(0..);

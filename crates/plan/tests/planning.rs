@@ -376,11 +376,8 @@ fn advertisements_reach_the_peers_they_select_and_no_others() {
             "{nodeSubnets: {pools: [pods]}, peerSelector: {matchLabels: {role: tor}}, prefixes: [198.51.100.0/24]}",
         ),
     ]);
-    let subnet = |prefix: &str, pool: &str| Subnet {
-        prefix: prefix.parse().unwrap(),
-        pool: pool.into(),
-        purpose: Purpose::Pods,
-    };
+    let subnet =
+        |prefix: &str, pool: &str| Subnet::new(prefix.parse().unwrap(), pool, Purpose::Pods);
     let given = vec![
         subnet("10.65.3.0/24", "more"),
         subnet("10.64.3.0/24", "pods"),
@@ -676,11 +673,9 @@ fn with_given_out(resources: Resources) -> Snapshot {
             24 => format!("10.64.{n}.0/24"),
             _ => format!("fd00:64:0:{n:x}::/64"),
         };
-        subnets.entry(wanted.node).or_default().push(Subnet {
-            prefix: prefix.parse().expect("a prefix"),
-            pool: wanted.pool,
-            purpose: Purpose::Pods,
-        });
+        let prefix = prefix.parse().expect("a prefix");
+        let subnet = Subnet::new(prefix, wanted.pool, Purpose::Pods);
+        subnets.entry(wanted.node).or_default().push(subnet);
     }
     Snapshot {
         resources,

@@ -12,8 +12,8 @@ use bgp::config::{
 use bgp::types::{Asn, Family, RouterId};
 use plan::wire::{from_proto, to_proto};
 use plan::{
-    BfdAuthentication, BfdSession, KernelConfig, Masquerade, MasqueradedPool, NodeConfig, Purpose,
-    Subnet,
+    BfdAuthentication, BfdSession, KernelConfig, Masquerade, MasqueradedPool, NodeConfig,
+    PodsConfig, Purpose, Subnet,
 };
 use proto::controller::v1 as pb;
 
@@ -99,12 +99,20 @@ fn config() -> NodeConfig {
             prefix: "10.64.1.0/24".parse().unwrap(),
             pool: "pods".into(),
             purpose: Purpose::Pods,
+            reserved: vec!["10.64.1.0/30".parse().unwrap()],
+            draining: true,
         }],
         kernel: KernelConfig {
             table: 254,
             protocol: 149,
             metric: 512,
             install: true,
+        },
+        pods: PodsConfig {
+            mtu: Some(1400),
+            cooldown_seconds: 30,
+            chained: vec!["portmap".into(), "tuning".into()],
+            sysctls: [("net.core.somaxconn".into(), "1024".into())].into(),
         },
         bfd: vec![BfdSession {
             peer: "tor".into(),

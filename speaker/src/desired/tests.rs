@@ -6,7 +6,7 @@ use std::time::Duration;
 use bgp::config::{Config, DecisionConfig};
 use bgp::types::{Asn, RouterId};
 use hyper_util::rt::TokioIo;
-use plan::KernelConfig;
+use plan::{KernelConfig, PodsConfig};
 use proto::controller::v1::config_service_server::{ConfigService, ConfigServiceServer};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
@@ -51,6 +51,7 @@ pub(crate) fn config(version: u64) -> NodeConfig {
             metric: 512,
             install: false,
         },
+        pods: PodsConfig::default(),
         bfd: Vec::new(),
         masquerade: None,
     }

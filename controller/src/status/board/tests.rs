@@ -118,11 +118,8 @@ impl Rig {
             subnets: numbers
                 .clone()
                 .map(|number| {
-                    let subnet = plan::Subnet {
-                        prefix: subnet(number).into(),
-                        pool: "pods".to_owned(),
-                        purpose: plan::Purpose::Pods,
-                    };
+                    let prefix = subnet(number).into();
+                    let subnet = plan::Subnet::new(prefix, "pods", plan::Purpose::Pods);
                     (name(number), vec![subnet])
                 })
                 .collect(),

@@ -2,10 +2,13 @@
 
 use super::{Findings, bfd_echo, bfd_key, long_lived_without_restart, several, timers, topology};
 use crate::parse::{Item, Loaded};
-use crate::{AsNumber, AsnSource, FabricSpec, GracefulRestartSpec, Mistake, NodeText, TimersSpec};
+use crate::{
+    AsNumber, AsnSource, ChainedPlugin, FabricSpec, GracefulRestartSpec, Mistake, NodeText,
+    TimersSpec,
+};
 
 /// Numbers in use by others, from `/etc/iproute2/rt_protos` and the kernel's headers.
-const PROTOCOLS: [(u8, &str); 16] = [
+const PROTOCOLS: [(u8, &str); 17] = [
     (8, "gated"),
     (9, "the kernel (router advertisements)"),
     (10, "mrt"),
@@ -18,6 +21,7 @@ const PROTOCOLS: [(u8, &str); 16] = [
     (17, "mrouted"),
     (18, "keepalived"),
     (42, "babeld"),
+    (150, "the routes to pods of our own CNI plugin"),
     (186, "FRR's bgpd"),
     (187, "FRR's isisd"),
     (188, "FRR's ospfd"),
@@ -50,6 +54,7 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Findings<'_>) {
     }
     numbers(first, loaded, findings);
     kernel(first, findings);
+    pods(first, findings);
     timers(
         &first.document,
         first.spec().timers,
@@ -88,6 +93,41 @@ fn kernel(fabric: &Item<FabricSpec>, findings: &mut Findings<'_>) {
             "found 255, the kernel's table of local addresses; allowed: 254 (main) or another table",
         );
     }
+}
+
+/// Plugins are chained once, and what `tuning` sets is what it can set.
+fn pods(fabric: &Item<FabricSpec>, findings: &mut Findings<'_>) {
+    let pods = &fabric.spec().pods;
+    for (at, plugin) in pods.chained.iter().enumerate() {
+        if pods.chained[..at].contains(plugin) {
+            let message = format!("`{}` is chained twice; remove one of them", plugin.name());
+            findings.mistake(
+                &fabric.document,
+                &format!("spec.pods.chained[{at}]"),
+                message,
+            );
+        }
+    }
+    if !pods.sysctls.is_empty() && !pods.chained.contains(&ChainedPlugin::Tuning) {
+        findings.mistake(
+            &fabric.document,
+            "spec.pods.sysctls",
+            "nobody sets them: that is what the plugin tuning does; write `chained: [tuning]` too",
+        );
+    }
+    for key in pods.sysctls.keys().filter(|key| !is_of_network(key)) {
+        let message = format!(
+            "`{key}` is not a sysctl of a network namespace; allowed: names that begin with `net.`, such as \
+             `net.core.somaxconn`"
+        );
+        findings.mistake(&fabric.document, "spec.pods.sysctls", message);
+    }
+}
+
+/// What `tuning` sets; it refuses others, and names that lead out of that directory.
+fn is_of_network(sysctl: &str) -> bool {
+    let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/');
+    sysctl.starts_with("net.") && sysctl.chars().all(letters) && !sysctl.contains("..")
 }
 
 /// Every node has an AS number, and numbers are where they belong.

@@ -16,6 +16,7 @@ const MESSAGE: u64 = 32_768;
 const BOUNDS: &[(Kind, &str, u64)] = &[
     (Kind::Fabric, "spec.asn.perRack.values", 4096),
     (Kind::Fabric, "spec.bfd.authentication.keyFile", PATH),
+    (Kind::Fabric, "spec.pods.chained", 8),
     (Kind::Pool, "spec.prefixes", 64),
     (Kind::Pool, "spec.reserved", 256),
     (Kind::Pool, "spec.masquerade.exempt", 256),

@@ -44,9 +44,23 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         at: "spec.kernel.protocol",
-        rule: "!(self in [8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 42, 186, 187, 188, 192])",
-        message: "is the number of another routing program, whose routes would be taken for ours and \
-                  removed; allowed: a number of our own, such as 149",
+        rule: "!(self in [8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 42, 150, 186, 187, 188, 192])",
+        message: "is the number of another routing program or of the CNI plugin's routes to pods, which would \
+                  be taken for ours and removed; allowed: a number of our own, such as 149",
+        field: "",
+        reason: Reason::Invalid,
+    },
+    Rule {
+        at: "spec.pods",
+        rule: "!has(self.sysctls) || size(self.sysctls) == 0 || has(self.chained) && 'tuning' in self.chained",
+        message: "nobody sets them: that is what the plugin tuning does; write `chained: [tuning]` too",
+        field: ".sysctls",
+        reason: Reason::Required,
+    },
+    Rule {
+        at: "spec.pods.sysctls",
+        rule: "self.all(key, key.matches('^net(\\\\.[a-zA-Z0-9_/-]+)+$'))",
+        message: "allowed: names that begin with `net.`, such as `net.core.somaxconn`",
         field: "",
         reason: Reason::Invalid,
     },
