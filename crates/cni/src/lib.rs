@@ -1,7 +1,9 @@
 //! What the CNI plugin and the speaker share: files, and no I/O but these.
 //!
+//! - [`leases`]: which container holds which address;
 //! - [`node`]: the node file, by which the plugin knows the node's subnets without asking anybody.
 
+pub mod leases;
 pub mod node;
 
 /// Where the plugin and the speaker keep what they share, unless told otherwise.
