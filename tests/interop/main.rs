@@ -10,6 +10,7 @@ mod bfd;
 mod capabilities;
 mod cni;
 mod deploy;
+mod drivers;
 mod each_daemon;
 mod failover;
 mod further_subnets;

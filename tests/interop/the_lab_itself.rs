@@ -7,6 +7,8 @@ use lab::frr::Frr;
 use lab::gobgp::Gobgp;
 use lab::{Lab, Namespace, wait_for};
 
+use super::drivers;
+
 #[test]
 fn a_cable_carries_both_families() {
     let lab = Lab::new().unwrap();
@@ -75,4 +77,31 @@ fn bird_frr_and_gobgp_start_and_answer() {
     let config = "[global.config]\nas = 65001\nrouter-id = \"10.9.9.3\"\nport = -1\n";
     let gobgp = Gobgp::start(&machine, lab.directory(), "g", config);
     assert!(gobgp.unwrap().ask("global").unwrap().contains("10.9.9.3"));
+}
+
+/// A driver that this kernel lacks is there under the second one.
+#[test]
+fn an_ipvlan_link_carries_both_families() {
+    if !drivers::there("ipvlan") {
+        return;
+    }
+    let lab = Lab::new().unwrap();
+    let (left, right) = (lab.machine("left").unwrap(), lab.machine("right").unwrap());
+    left.cable(
+        "eth0",
+        &[],
+        &right,
+        "eth0",
+        &["10.9.0.2/30", "fd00:9::2/64"],
+    )
+    .unwrap();
+    left.ip(["link add link eth0 name child type ipvlan mode l2"])
+        .unwrap();
+    left.raise("child", &["10.9.0.1/30", "fd00:9::1/64"])
+        .unwrap();
+    for address in ["10.9.0.2", "fd00:9::2"] {
+        wait_for("an answer", Duration::from_secs(5), || {
+            left.run(&format!("ping -c 1 -W 1 {address}"))
+        });
+    }
 }

@@ -12,6 +12,7 @@
 //! - [`raw`]: a peer that says exactly the bytes it is told to; [`flood`]: one that never ends what it begins;
 //! - [`FalseClock`]: a wall clock that is set while a program runs;
 //! - [`cni`]: a machine with CNI plugins, and containers on it;
+//! - [`second_kernel`]: one with drivers that this machine's lacks;
 //! - [`packages`]: the Debian packages that have to be there; [`modules`]: what is built from Go modules.
 
 pub mod bird;
@@ -29,6 +30,7 @@ pub mod packages;
 mod ping;
 mod process;
 pub mod raw;
+pub mod second_kernel;
 pub mod speaker;
 mod wait;
 

@@ -38,7 +38,11 @@ pub const GOBGP: Tool = tool("gobgpd", "gobgpd");
 pub const GO: Tool = tool("go", "golang-go");
 /// Clocks that are wrong, for one program.
 pub const FAKETIME: Tool = tool("faketime", "faketime");
-/// A C++ compiler, for libFuzzer.
+/// A kernel that runs as a program, with drivers that this machine's may lack.
+pub const USER_MODE_LINUX: Tool = tool("linux.uml", "user-mode-linux");
+/// Drivers for it.
+pub const KMOD: Tool = tool("insmod", "kmod");
+/// A C++ compiler, for libFuzzer, and with it one for C.
 pub const CXX: Tool = tool("c++", "g++");
 
 const fn tool(program: &'static str, package: &'static str) -> Tool {

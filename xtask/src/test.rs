@@ -136,6 +136,9 @@ impl Part {
                     packages::BIRD,
                     packages::FRR,
                     packages::GOBGP,
+                    packages::USER_MODE_LINUX,
+                    packages::KMOD,
+                    packages::CXX,
                 ];
                 packages::ensure(&tools, |text| println!("  {text}"))?;
                 from_modules("cnitool and the reference plugins", &modules::CNI)?;
