@@ -2,9 +2,11 @@
 //!
 //! - [`leases`]: which container holds which address;
 //! - [`node`]: the node file, by which the plugin knows the node's subnets without asking anybody.
+//! - [`spec`]: how a runtime talks to the plugin: configuration, environment, results, errors.
 
 pub mod leases;
 pub mod node;
+pub mod spec;
 
 /// Where the plugin and the speaker keep what they share, unless told otherwise.
 pub const DATA_DIR: &str = "/var/lib/routeshare/cni";

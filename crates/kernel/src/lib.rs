@@ -5,6 +5,7 @@
 //! - [`message`]: requests packed one behind the other, and answers taken apart;
 //! - [`socket`]: a netlink socket; sends many requests at once and says which of them failed;
 //! - [`link`], [`route`], [`nexthop`]: the three kinds of object, how each is written and read;
+//! - [`veth`], [`address`], [`neighbour`]: what attaches a container;
 //! - [`lookup`]: which route the kernel would take to an address;
 //! - [`list`]: everything there is of a kind, in bounded pieces;
 //! - [`monitor`]: changes made by others.
@@ -13,6 +14,7 @@
 //! the caller's (`speaker/src/fib`). All calls block for as long as the kernel works and no longer;
 //! none waits for an event but [`socket::wait`].
 
+pub mod address;
 pub mod link;
 pub mod list;
 pub mod lookup;
@@ -22,8 +24,10 @@ pub mod neighbour;
 pub mod nexthop;
 pub mod route;
 pub mod socket;
+pub mod veth;
 
-pub use link::{Link, Links, LinksError};
+pub use address::Address;
+pub use link::{Link, LinkChange, LinkDetails, Links, LinksError, Mac};
 pub use message::Requests;
 pub use monitor::{Event, Monitor};
 pub use neighbour::Neighbour;

@@ -1,6 +1,9 @@
 //! Everything there is of a kind.
 
+use crate::address::{self, Address};
+use crate::link::{self, LinkDetails};
 use crate::message::{self, Message, Requests};
+use crate::neighbour::{self, Neighbour};
 use crate::nexthop::NextHop;
 use crate::route::Route;
 use crate::socket::{Failure, Netlink, NetlinkError, outcome};
@@ -18,6 +21,72 @@ pub fn next_hops(netlink: &mut Netlink) -> Result<Vec<NextHop>, NetlinkError> {
         Requests::list_next_hops,
         |message| (message.kind == nexthop::NEW).then(|| NextHop::read(message))?,
     )
+}
+
+/// All links, whoever made them.
+///
+/// # Errors
+///
+/// Those of the socket.
+pub fn links(netlink: &mut Netlink) -> Result<Vec<LinkDetails>, NetlinkError> {
+    all(netlink, "links", Requests::list_links, |message| {
+        (message.kind == link::NEW).then(|| LinkDetails::read(message))?
+    })
+}
+
+/// The addresses of a link.
+///
+/// # Errors
+///
+/// Those of the socket; `ENODEV` when there is no such link.
+pub fn addresses(netlink: &mut Netlink, interface: u32) -> Result<Vec<Address>, NetlinkError> {
+    all(
+        netlink,
+        "addresses",
+        |requests| requests.list_addresses(interface),
+        |message| {
+            let read = (message.kind == address::NEW).then(|| Address::read(message))?;
+            read.filter(|address| address.interface == interface)
+        },
+    )
+}
+
+/// The neighbours on a link.
+///
+/// # Errors
+///
+/// Those of the socket; `ENODEV` when there is no such link.
+pub fn neighbours(netlink: &mut Netlink, interface: u32) -> Result<Vec<Neighbour>, NetlinkError> {
+    all(
+        netlink,
+        "neighbours",
+        |requests| requests.list_neighbours(interface),
+        |message| {
+            let read = (message.kind == neighbour::NEW).then(|| Neighbour::read(message))?;
+            read.filter(|neighbour| neighbour.interface == interface)
+        },
+    )
+}
+
+/// The routes of a table that `wanted` takes.
+///
+/// # Errors
+///
+/// Those of the socket.
+pub fn routes(
+    netlink: &mut Netlink,
+    table: u32,
+    wanted: impl Fn(&Route) -> bool,
+) -> Result<Vec<Route>, NetlinkError> {
+    let mut list = RouteList::start(netlink, table)?;
+    let mut found = Vec::new();
+    let mut each = |route| {
+        if wanted(&route) {
+            found.push(route);
+        }
+    };
+    while list.step(netlink, &mut each)? == Progress::More {}
+    Ok(found)
 }
 
 /// Lists again when the list changed while it was read, but not for ever.

@@ -4,6 +4,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use rtnetlink::packet_core::Emitable as _;
+use rtnetlink::packet_route::link::LinkMessage;
+
 /// Bytes of `struct nlmsghdr`.
 pub(crate) const HEADER: usize = 16;
 /// Bytes of `struct rtattr`.
@@ -92,6 +95,15 @@ impl Requests {
     /// Raw bytes behind the header; their number must be a multiple of four.
     pub(crate) fn body(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
+    }
+
+    /// A request about a link in the words of `rtnetlink`.
+    pub fn link_message(&mut self, kind: u16, flags: u16, message: &LinkMessage) {
+        self.begin(kind, flags);
+        let start = self.bytes.len();
+        self.bytes.resize(start + message.buffer_len(), 0);
+        message.emit(&mut self.bytes[start..]);
+        self.end();
     }
 
     pub(crate) fn attribute(&mut self, kind: u16, value: &[u8]) {

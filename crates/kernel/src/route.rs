@@ -209,6 +209,42 @@ impl Requests {
         self.write_route(DELETE, 0, owner, destination, target);
     }
 
+    /// A route to a host or link of ours that needs no nexthop object: it goes with its link. Fails
+    /// as [`Requests::add_route`] does; `EEXIST` also when it is there already.
+    pub fn add_path_route(&mut self, owner: &Owner, destination: Destination, path: &Path) {
+        let scope = match path.gateway {
+            None if destination.address.is_ipv4() => libc::RT_SCOPE_LINK,
+            _ => libc::RT_SCOPE_UNIVERSE,
+        };
+        self.begin(NEW, CREATE | EXCLUSIVE);
+        self.body(&[
+            address_family(destination.address),
+            destination.length,
+            0,
+            0,
+            u8::try_from(owner.table).unwrap_or(libc::RT_TABLE_UNSPEC),
+            owner.protocol,
+            scope,
+            libc::RTN_UNICAST,
+        ]);
+        let flags = if path.on_link { NEXT_HOP_ON_LINK } else { 0 };
+        self.body(&flags.to_ne_bytes());
+        if destination.length > 0 {
+            self.attribute_address(libc::RTA_DST, destination.address);
+        }
+        self.attribute_u32(libc::RTA_OIF, path.interface);
+        if let Some(gateway) = path.gateway {
+            self.attribute_address(libc::RTA_GATEWAY, gateway);
+        }
+        if owner.metric > 0 {
+            self.attribute_u32(libc::RTA_PRIORITY, owner.metric);
+        }
+        if owner.table > u32::from(u8::MAX) {
+            self.attribute_u32(libc::RTA_TABLE, owner.table);
+        }
+        self.end();
+    }
+
     fn write_route(
         &mut self,
         kind: u16,
