@@ -220,11 +220,16 @@ impl Numbers {
             "Those that it did not take; they are tried again",
             by_kind(&counts.failed),
         );
-        let waiting = i64::try_from(counts.waiting).unwrap_or(i64::MAX);
+        let gauge = |value| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
         metrics.register(
             "status_writes_waiting",
-            "Those that wait for their turn",
-            ConstGauge::new(waiting),
+            "Those that wait for their turn, without numbers",
+            gauge(counts.waiting),
+        );
+        metrics.register(
+            "status_numbers_waiting",
+            "NodeStatus objects of which only numbers are old; they are written at leisure",
+            gauge(counts.numbers_waiting),
         );
         metrics.register(
             "events_uncounted",

@@ -45,11 +45,7 @@ spec: {prefixes: [10.64.0.0/16]}
 fn cluster() -> Cluster {
     let cluster = Cluster::start().unwrap();
     cluster.apply_directory("deploy/crds").unwrap();
-    for file in ["namespace", "service-accounts", "rbac"] {
-        cluster
-            .apply_directory(&format!("deploy/kubernetes/base/{file}.yaml"))
-            .unwrap();
-    }
+    cluster.install_rights().unwrap();
     cluster.apply(FABRIC).unwrap();
     cluster
 }

@@ -6,7 +6,7 @@ mod kubelet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crd::names::{CONTROLLER_ACCOUNT, NAMESPACE, OPERATOR_ACCOUNT};
+use crd::names::{CONTROLLER_ACCOUNT, NAMESPACE};
 use lab::cluster::{Cluster, Controller, Replica};
 use lab::{output, program, try_wait_for, wait_for};
 
@@ -49,13 +49,7 @@ spec: {prefixes: [10.64.0.0/16]}
 fn cluster() -> Cluster {
     let cluster = Cluster::start().unwrap();
     cluster.apply_directory("deploy/crds").unwrap();
-    for account in [CONTROLLER_ACCOUNT, OPERATOR_ACCOUNT] {
-        cluster.ensure_account(NAMESPACE, account).unwrap();
-    }
-    let rights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes/base/rbac.yaml");
-    cluster
-        .apply(&std::fs::read_to_string(rights).unwrap())
-        .unwrap();
+    cluster.install_rights().unwrap();
     cluster.apply(BINDINGS).unwrap();
     cluster.apply(RESOURCES).unwrap();
     cluster.create_node("n1", &["10.99.1.1"], &[]).unwrap();

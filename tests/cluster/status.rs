@@ -329,6 +329,38 @@ fn numbers_that_flap_cost_less_than_a_write_a_minute_a_node_and_a_new_leader_wri
         });
     };
     all_up();
+    // Changes that concern every node, and that every node takes over: no write of each node.
+    let before = generations(&cluster);
+    let begun = Instant::now();
+    for hold in 31..36 {
+        let timers = serde_json::json!({"spec": {"timers": {"holdSeconds": hold}}});
+        let timers = Patch::Merge(timers);
+        let changed = fabric.patch("fabric", &parameters, &timers);
+        let generation = cluster.block_on(changed).unwrap().metadata.generation;
+        wait_for("a change to be in force everywhere", SOON, || {
+            for stream in &streams {
+                stream.report(1);
+            }
+            let status = cluster.block_on(fabric.get("fabric"))?.status;
+            let status = status.context("the status is gone")?;
+            let it = get(&status.conditions, "Programmed").context("no Programmed")?;
+            ensure!(
+                it.status == "True" && it.observed_generation == generation,
+                "{it:?}"
+            );
+            Ok(())
+        });
+    }
+    let after = generations(&cluster);
+    let writes = after.iter().sum::<i64>() - before.iter().sum::<i64>();
+    let seconds = begun.elapsed().as_secs();
+    println!(
+        "five changes for all of {COUNT} nodes: {writes} writes of NodeStatus objects in {seconds} s"
+    );
+    assert!(
+        u64::try_from(writes).unwrap() <= seconds,
+        "{writes} writes in {seconds} s"
+    );
     // Another number with every second.
     let before = generations(&cluster);
     assert_eq!(before.len(), COUNT);

@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use nix::sched::{CloneFlags, setns};
@@ -342,6 +344,39 @@ impl Entrance {
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         })
+    }
+
+    /// What an HTTP server on the loopback address of this machine answers to a GET, with its headers.
+    ///
+    /// # Errors
+    ///
+    /// When nobody answers there.
+    pub fn http_get(&self, port: u16, path: &str) -> anyhow::Result<String> {
+        let answer = self.within(|| -> std::io::Result<String> {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            write!(
+                stream,
+                "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            )?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            Ok(text)
+        })?;
+        answer.with_context(|| format!("cannot get {path} from port {port}"))
+    }
+
+    /// A metric of the program that serves them on this port, by its name and labels, as its line
+    /// begins.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be asked, or has no such metric.
+    pub fn metric(&self, port: u16, name: &str) -> anyhow::Result<u64> {
+        let text = self.http_get(port, "/metrics")?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let line = line.with_context(|| format!("no metric {name} in {text}"))?;
+        Ok(line.trim().parse()?)
     }
 }
 

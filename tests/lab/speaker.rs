@@ -1,8 +1,6 @@
 //! Our own speaker on a machine of the lab, told by files or by a controller, with `bgpctl` to ask it.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -16,7 +14,7 @@ use crate::process::{Daemon, output, program};
 use crate::wait::{try_wait_for, wait_for};
 
 /// Where each serves its metrics; the machine is its own.
-const METRICS: &str = "127.0.0.1:9180";
+const METRICS: u16 = 9180;
 
 /// A running speaker; ended when dropped.
 #[derive(Debug)]
@@ -221,16 +219,7 @@ impl<'a> Speaker<'a> {
     ///
     /// When it cannot be asked, or has no such metric.
     pub fn metric(&self, name: &str) -> anyhow::Result<u64> {
-        let text = self.machine.within(|| -> std::io::Result<String> {
-            let mut stream = TcpStream::connect(METRICS)?;
-            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text)?;
-            Ok(text)
-        })??;
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        let line = line.with_context(|| format!("no metric {name} in {text}"))?;
-        Ok(line.trim().parse()?)
+        self.machine.entrance()?.metric(METRICS, name)
     }
 
     /// What `bgpctl` prints for a command line such as `show peers`.
@@ -359,7 +348,7 @@ fn launch(
         .arg(directory.join("speaker.sock"))
         .arg("--bfd-socket")
         .arg(directory.join("bfd.sock"))
-        .args(["--metrics", METRICS])
+        .args(["--metrics", &format!("127.0.0.1:{METRICS}")])
         .env("NO_COLOR", "1")
         .env("RUST_LOG", "info,routeshare_speaker=debug");
     machine.start(

@@ -30,8 +30,13 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const REFLECTORS: usize = 3;
 /// How often a change is made.
 const CHANGES: usize = 10;
-/// The controller has come to rest when it uses less CPU than this for a second.
+/// A controller with files has come to rest when it uses less CPU than this for a second,
 const REST: f64 = 0.05;
+/// and one in a cluster when nothing waits to be written and the API server was asked no more than this
+/// for two: it asks itself now and then, and a number in a status may be written at any time.
+const REST_REQUESTS: u64 = 4;
+/// For so long it is counted what the API server is asked while nothing changes.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// What each node was told last, and when.
 #[derive(Default)]
@@ -97,14 +102,32 @@ impl Told {
 }
 
 /// Waits until it has nothing to do any more.
-async fn rest(controller: &Controller) {
-    loop {
-        let before = controller.cost().cpu_seconds;
-        sleep(Duration::from_secs(1)).await;
-        if controller.cost().cpu_seconds - before < REST {
-            return;
+async fn rest(site: &Site, controller: &Controller) -> Result<()> {
+    let all = async {
+        loop {
+            if site.is_api() {
+                let before = sum(&site.requests().await?);
+                sleep(Duration::from_secs(2)).await;
+                let asked = sum(&site.requests().await?) - before;
+                if asked <= REST_REQUESTS && controller.waiting()? == 0 {
+                    return Ok(());
+                }
+            } else {
+                let before = controller.cost().cpu_seconds;
+                sleep(Duration::from_secs(1)).await;
+                if controller.cost().cpu_seconds - before < REST {
+                    return Ok(());
+                }
+            }
         }
-    }
+    };
+    timeout(PATIENCE, all)
+        .await
+        .context("the controller did not come to rest")?
+}
+
+fn sum(requests: &BTreeMap<String, u64>) -> u64 {
+    requests.values().sum()
 }
 
 /// Measures with so many nodes and prints the figures; with a real API server or with files.
@@ -142,7 +165,7 @@ async fn measure_all(site: &Site, binaries: &Path, nodes: usize) -> Result<()> {
     }
     let first = told.wait(|node| node < nodes, begun, |_| true).await?;
     row("cold start: first NodeConfig", &first, 0.0);
-    rest(&controller).await;
+    rest(site, &controller).await?;
     let cost = controller.cost();
     println!(
         "  controller afterwards: {:.1} s of CPU, {} MiB, at most {} MiB",
@@ -150,10 +173,17 @@ async fn measure_all(site: &Site, binaries: &Path, nodes: usize) -> Result<()> {
         cost.memory >> 20,
         cost.peak_memory >> 20
     );
-    let requests = asked(&requests, site.requests().await?);
+    let mut requests = asked(&requests, site.requests().await?, begun.elapsed());
+    if site.is_api() {
+        println!("nothing changes");
+        let begun = Instant::now();
+        sleep(QUIET).await;
+        requests = asked(&requests, site.requests().await?, begun.elapsed());
+    }
 
     let mut times = Vec::new();
     let before = controller.cost().cpu_seconds;
+    let all = Instant::now();
     for added in 0..CHANGES {
         let node = nodes + added;
         let begun = Instant::now();
@@ -163,7 +193,7 @@ async fn measure_all(site: &Site, binaries: &Path, nodes: usize) -> Result<()> {
         let right = |config: &Config| config.peers == REFLECTORS || config.peers == peers;
         let fresh = |config: &Config| config.at >= begun && right(config);
         times.extend(told.wait(concerned, begun, fresh).await?);
-        rest(&controller).await;
+        rest(site, &controller).await?;
     }
     times.sort_unstable();
     row(
@@ -171,16 +201,17 @@ async fn measure_all(site: &Site, binaries: &Path, nodes: usize) -> Result<()> {
         &times,
         (controller.cost().cpu_seconds - before) / CHANGES as f64,
     );
-    let requests = asked(&requests, site.requests().await?);
+    let requests = asked(&requests, site.requests().await?, all.elapsed());
 
     let mut times = Vec::new();
     let before = controller.cost().cpu_seconds;
+    let all = Instant::now();
     for hold in (0..CHANGES as u32).map(|n| 91 + n) {
         let begun = Instant::now();
         site.fabric(hold).await?;
         let right = |config: &Config| config.hold == hold;
         times.extend(told.wait(|_| true, begun, right).await?);
-        rest(&controller).await;
+        rest(site, &controller).await?;
     }
     times.sort_unstable();
     row(
@@ -188,7 +219,7 @@ async fn measure_all(site: &Site, binaries: &Path, nodes: usize) -> Result<()> {
         &times,
         (controller.cost().cpu_seconds - before) / CHANGES as f64,
     );
-    asked(&requests, site.requests().await?);
+    asked(&requests, site.requests().await?, all.elapsed());
     let cost = controller.cost();
     println!(
         "  controller at the end: {} MiB, at most {} MiB",
@@ -199,14 +230,19 @@ async fn measure_all(site: &Site, binaries: &Path, nodes: usize) -> Result<()> {
 }
 
 /// Tells what the API server was asked since, by anybody, and gives what it has been asked in all.
-fn asked(before: &BTreeMap<String, u64>, now: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+fn asked(
+    before: &BTreeMap<String, u64>,
+    now: BTreeMap<String, u64>,
+    time: Duration,
+) -> BTreeMap<String, u64> {
     let since = now.iter().filter_map(|(what, count)| {
         let new = count - before.get(what).copied().unwrap_or(0);
         (new > 0).then(|| format!("{new} {what}"))
     });
     let since: Vec<String> = since.collect();
     if !since.is_empty() {
-        println!("  requests meanwhile: {}", since.join(", "));
+        let seconds = time.as_secs_f64();
+        println!("  requests in these {seconds:.0} s: {}", since.join(", "));
     }
     now
 }

@@ -77,6 +77,10 @@ impl Site {
         }
     }
 
+    pub(super) fn is_api(&self) -> bool {
+        matches!(self, Site::Api(_))
+    }
+
     pub(super) fn start(&self, binaries: &Path) -> Result<Controller> {
         match self {
             Site::Files(directory) => start_on_files(binaries, directory),
@@ -220,6 +224,16 @@ fn start_on_files(binaries: &Path, directory: &Path) -> Result<Controller> {
 }
 
 impl Controller {
+    /// How much of what users are told waits to be written, numbers left out; nothing with files.
+    pub(super) fn waiting(&self) -> Result<u64> {
+        match &self.running {
+            Running::Own(_) => Ok(0),
+            Running::Lab(controller) => {
+                controller.metric("routeshare_controller_status_writes_waiting ")
+            }
+        }
+    }
+
     pub(super) fn cost(&self) -> Cost {
         let pid = match &self.running {
             Running::Own(child) => Some(child.id()),

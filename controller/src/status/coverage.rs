@@ -46,7 +46,19 @@ pub(crate) struct Coverage {
 #[derive(Debug, Default)]
 struct NodeCoverage {
     version: u64,
+    in_force: u64,
+    /// Its speaker has not said anything to this controller yet, and may have a later version.
+    is_unheard: bool,
     parts: BTreeMap<Arc<Object>, Part>,
+}
+
+/// Whether a node does what an object says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Does {
+    Yes,
+    /// Nobody has told this controller.
+    Unheard,
+    No,
 }
 
 /// What an object has become in a node's configuration.
@@ -96,20 +108,27 @@ impl Coverage {
         }
     }
 
-    /// The node has this version in force: what it has taken out concerns it no more.
-    pub(crate) fn in_force(&mut self, node: &str, version: u64) {
+    /// The node has this version in force: what it has taken out concerns it no more. `is_unheard`: so
+    /// its NodeStatus says, and its speaker, which may have a later one, has not been heard yet.
+    pub(crate) fn in_force(&mut self, node: &str, version: u64, is_unheard: bool) {
         if let Some(covered) = self.nodes.get_mut(node) {
+            (covered.in_force, covered.is_unheard) = (version, is_unheard);
             covered
                 .parts
                 .retain(|_, part| part.digest != GONE || part.since > version);
         }
     }
 
-    /// Every node and object that concern one another, and the version that does what it says.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Object, u64)> {
+    /// Every node and object that concern one another, and whether the one does what the other says.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Object, Does)> {
         self.nodes.iter().flat_map(|(node, covered)| {
+            let does = |part: &Part| match covered.in_force >= part.since {
+                true => Does::Yes,
+                false if covered.is_unheard => Does::Unheard,
+                false => Does::No,
+            };
             let parts = covered.parts.iter();
-            parts.map(|(object, part)| (node.as_str(), object.as_ref(), part.since))
+            parts.map(move |(object, part)| (node.as_str(), object.as_ref(), does(part)))
         })
     }
 }

@@ -70,6 +70,8 @@ pub(crate) struct Counts {
     pub(crate) failed: BTreeMap<&'static str, u64>,
     /// What waits to be written.
     pub(crate) waiting: u64,
+    /// NodeStatus objects of which only numbers wait, which takes its time.
+    pub(crate) numbers_waiting: u64,
     /// Events that were only counted, in another event or here.
     pub(crate) uncounted_events: u64,
 }
@@ -132,6 +134,7 @@ impl Status {
             }
             self.numbers.change(|counts| {
                 counts.waiting = board.queue.len() as u64;
+                counts.numbers_waiting = board.queue.numbers() as u64;
                 counts.uncounted_events = board.events.dropped;
             });
             let wake = self.wake(&board, changed || !touched.is_empty(), looked, now);

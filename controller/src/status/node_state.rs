@@ -37,7 +37,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) known: Option<&'a NodeState>,
     /// Speakers have had the time to come to this controller.
     pub(crate) settled: bool,
-    /// For how long the speaker has not had the newest configuration.
+    /// For how long it is known that the speaker does not have the newest configuration.
     pub(crate) behind: Duration,
     /// The wall clock.
     pub(crate) now: Millis,
@@ -248,7 +248,7 @@ fn programmed(state: &NodeState, sources: &Sources<'_>) -> Option<(Holds, Reason
         (0, true) => "the speaker has nothing in force yet",
         (0, false) => "no speaker has told that it has anything in force",
         (_, true) => "an older configuration is in force",
-        (_, false) => "an older configuration is in force, as the speaker told last",
+        (_, false) => "the speaker has not told that the newest configuration is in force",
     };
     Some((Holds::False, Reason::Waiting, text.to_owned()))
 }
@@ -293,6 +293,9 @@ fn degraded(state: &NodeState, facts: &NodeFacts) -> (Holds, Reason, String) {
 pub(crate) enum Difference {
     /// Nothing.
     None,
+    /// Only which version of its configuration the node has and should have. That it does not have what
+    /// it should have is a condition, and news.
+    Version,
     /// Numbers and texts that change all the time.
     Numbers,
     /// Something that a person would want to know now.
@@ -306,10 +309,14 @@ pub(crate) fn difference(known: Option<&NodeState>, desired: &NodeState) -> Diff
     };
     let same = |state: &NodeState| NodeState {
         observed_at: None,
+        version: Version::default(),
         ..state.clone()
     };
     if same(known) == same(desired) {
-        Difference::None
+        match known.version == desired.version {
+            true => Difference::None,
+            false => Difference::Version,
+        }
     } else if news(known) == news(desired) {
         Difference::Numbers
     } else {

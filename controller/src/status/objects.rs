@@ -3,7 +3,7 @@
 
 use crd::conditions::{self, Holds};
 use crd::{Kind, SubnetCounts, WrittenStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::coverage::Object;
 use super::reasons::{Reason, listed};
@@ -67,7 +67,10 @@ pub(crate) fn status(
     };
     let empty = Tally::default();
     let tally = outlook.tally.unwrap_or(&empty);
-    say(conditions::PROGRAMMED, programmed(tally), Some(in_force));
+    let before = conditions::get(&known.conditions, conditions::PROGRAMMED);
+    let before = before.filter(|it| it.observed_generation == Some(in_force));
+    let programmed = programmed(tally, before);
+    say(conditions::PROGRAMMED, programmed, Some(in_force));
     let degraded = degraded(object, tally, outlook);
     say(conditions::DEGRADED, degraded, Some(in_force));
     status.nodes = Some(count(tally.nodes));
@@ -109,7 +112,8 @@ fn accepted(outcome: &Outcome) -> Said {
     }
 }
 
-fn programmed(tally: &Tally<'_>) -> Said {
+/// `before` is what was said of the generation in force.
+fn programmed(tally: &Tally<'_>, before: Option<&Condition>) -> Said {
     let of = tally.nodes;
     if of == 0 {
         let text = "it concerns no node".to_owned();
@@ -119,6 +123,11 @@ fn programmed(tally: &Tally<'_>) -> Said {
     if done == of {
         let text = format!("in force on {of} of {of} nodes");
         return (Holds::True, Reason::AllNodes, text);
+    }
+    // After a change of leader, what was done is not undone because nobody has said so again yet.
+    let was_done = before.filter(|it| it.reason == Reason::AllNodes.as_str());
+    if let Some(before) = was_done.filter(|_| tally.unheard == tally.waiting.len()) {
+        return (Holds::True, Reason::AllNodes, before.message.clone());
     }
     let mut text = format!("in force on {done} of {of} nodes");
     let (away, waiting): (Vec<&str>, Vec<&str>) = tally

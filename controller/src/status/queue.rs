@@ -70,9 +70,14 @@ impl<K: Ord + Clone> Queue<K> {
         }
     }
 
-    /// How many things wait or are being written.
+    /// How many things wait or are being written, but for [numbers](Queue::numbers).
     pub(crate) fn len(&self) -> usize {
-        self.waiting.len() + self.in_flight.len()
+        self.waiting.len() - self.numbers() + self.in_flight.len()
+    }
+
+    /// How many numbers wait.
+    pub(crate) fn numbers(&self) -> usize {
+        self.order[Urgency::Low as usize].len()
     }
 
     /// `key` is to be written at `due`, or before if that was said already.
@@ -182,7 +187,7 @@ mod tests {
         queue.set("session", Urgency::Normal, now);
         queue.set("node", Urgency::High, now);
         queue.set("later", Urgency::High, now + SECOND);
-        assert_eq!(queue.len(), 4);
+        assert_eq!((queue.len(), queue.numbers()), (3, 1));
         let order: Vec<_> = std::iter::from_fn(|| queue.pop(now)).collect();
         assert_eq!(order, ["node", "session", "counter"]);
         assert_eq!(queue.next(now), Some(now + SECOND));

@@ -7,7 +7,7 @@ use crd::{Kind, NodeState};
 use ipam::pool::Family;
 use ipnetwork::IpNetwork;
 
-use super::coverage::{Coverage, Object};
+use super::coverage::{Coverage, Does, Object};
 use super::facts::NodeFacts;
 use super::node_state::ESTABLISHED;
 
@@ -18,6 +18,8 @@ pub(crate) struct Tally<'a> {
     pub(crate) nodes: usize,
     /// Those that do not have it in force as it is.
     pub(crate) waiting: Vec<&'a str>,
+    /// How many of these may have, but have not said so to this controller yet.
+    pub(crate) unheard: usize,
     /// Of these, those that refuse to, and why.
     pub(crate) refusing: Vec<(&'a str, &'a str)>,
     /// Of all, those without a connection to the controller.
@@ -56,13 +58,13 @@ pub(crate) struct Sources<'a> {
 /// A tally for every object that concerns a node or should.
 pub(crate) fn tallies<'a>(sources: &Sources<'a>) -> BTreeMap<Object, Tally<'a>> {
     let mut tallies: BTreeMap<Object, Tally<'a>> = BTreeMap::new();
-    for (node, object, since) in sources.coverage.iter() {
+    for (node, object, does) in sources.coverage.iter() {
         // By reference first: an object is new once, and has thousands of nodes.
         if !tallies.contains_key(object) {
             tallies.insert(object.clone(), Tally::default());
         }
         if let Some(tally) = tallies.get_mut(object) {
-            covered(tally, node, since, sources.states.get(node));
+            covered(tally, node, does, sources.states.get(node));
         }
     }
     sessions(sources, &mut tallies);
@@ -71,11 +73,11 @@ pub(crate) fn tallies<'a>(sources: &Sources<'a>) -> BTreeMap<Object, Tally<'a>> 
     tallies
 }
 
-fn covered<'a>(tally: &mut Tally<'a>, node: &'a str, since: u64, state: Option<&'a NodeState>) {
+fn covered<'a>(tally: &mut Tally<'a>, node: &'a str, does: Does, state: Option<&'a NodeState>) {
     tally.nodes += 1;
-    let in_force = state.map_or(0, |state| state.version.in_force);
-    if u64::try_from(in_force).unwrap_or(0) < since {
+    if does != Does::Yes {
         tally.waiting.push(node);
+        tally.unheard += usize::from(does == Does::Unheard);
         if let Some(state) = state.filter(|state| !state.refused.is_empty()) {
             tally.refusing.push((node, &state.refused));
         }

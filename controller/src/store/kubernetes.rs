@@ -181,7 +181,6 @@ impl KubernetesStore {
     }
 
     /// Counts up with every commit of whichever controller.
-    #[allow(dead_code, reason = "for who writes what follows from a commit")]
     pub(crate) fn generation(&self) -> u64 {
         self.known.as_ref().map_or(0, |known| known.generation)
     }

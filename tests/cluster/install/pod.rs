@@ -6,10 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
-use std::time::Duration;
 
 use lab::{Daemon, Lab, Namespace, program};
 use serde_json::Value;
@@ -97,17 +94,7 @@ pub(super) fn probe(machine: &Namespace, probe: &Value) -> anyhow::Result<String
 }
 
 pub(super) fn http(machine: &Namespace, port: u16, path: &str) -> anyhow::Result<String> {
-    machine.within(|| {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
-    })?
+    machine.entrance()?.http_get(port, path)
 }
 
 fn environment(container: &Value, known: &BTreeMap<&str, &str>) -> BTreeMap<String, String> {

@@ -94,6 +94,27 @@ impl Recorder {
     }
 }
 
+/// The newest version there is. The store of a kind that was defined a moment ago may still be made: the
+/// API server says so by 429, and there is no event to wait for.
+async fn newest<K>(api: &Api<K>, kind: &str) -> String
+where
+    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let asked = async {
+        loop {
+            match api.list_metadata(&ListParams::default()).await {
+                Ok(listed) => return listed.metadata.resource_version.unwrap(),
+                Err(kube::Error::Api(status)) if status.code == 429 => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                Err(error) => panic!("cannot list {kind}: {error}"),
+            }
+        }
+    };
+    let asked = tokio::time::timeout(Duration::from_secs(30), asked).await;
+    asked.unwrap_or_else(|_| panic!("{kind} cannot be listed after 30 s: 429"))
+}
+
 /// A plain watch from the newest version on: every version comes, in order.
 async fn watch<K>(
     api: Api<K>,
@@ -104,16 +125,7 @@ async fn watch<K>(
 where
     K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
 {
-    // A kind that was defined a moment ago may not be ready to be watched.
-    let from = loop {
-        match api.list_metadata(&ListParams::default()).await {
-            Ok(listed) => break listed.metadata.resource_version.unwrap(),
-            Err(kube::Error::Api(status)) if status.code == 429 => {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            Err(error) => panic!("cannot list {kind}: {error}"),
-        }
-    };
+    let from = newest(&api, kind).await;
     let versions = Arc::clone(versions);
     tokio::spawn(async move {
         // Longer than any run.

@@ -14,12 +14,15 @@ use serde_json::Value;
 
 use super::{Cluster, ClusterNode, Credentials};
 use crate::controller::{certificate, certificates};
+use crate::namespace::Entrance;
 use crate::process::{Daemon, output, program};
 use crate::speaker::Speaker;
 use crate::wait::{try_wait_for, wait_for};
 
 /// For what comes by itself soon after a controller has started.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The replicas' metrics are on the ports after this one.
+const METRICS: u16 = 9180;
 
 /// How a replica is started.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +47,8 @@ pub struct Controller {
     daemon: Daemon,
     address: SocketAddr,
     socket: PathBuf,
+    machine: Entrance,
+    metrics: u16,
 }
 
 impl Cluster {
@@ -54,6 +59,7 @@ impl Cluster {
     /// When it does not come up, with what it said.
     pub fn controller(&self, replica: &Replica<'_>) -> anyhow::Result<Controller> {
         let address = SocketAddr::from(([10, 99, 0, 10 + replica.number], names::CONTROLLER_PORT));
+        let metrics = METRICS + u16::from(replica.number);
         let directory = self.lab().directory().join(replica.pod);
         std::fs::create_dir_all(&directory)?;
         let socket = directory.join("controller.sock");
@@ -69,7 +75,7 @@ impl Cluster {
             .args(["--namespace", names::NAMESPACE, "--pod", replica.pod])
             .args(["--listen", &address.to_string()])
             .args(["--advertise", &address.to_string()])
-            .args(["--metrics", &format!("127.0.0.1:918{}", replica.number)])
+            .args(["--metrics", &format!("127.0.0.1:{metrics}")])
             .arg("--socket")
             .arg(&socket)
             .args(replica.arguments)
@@ -92,6 +98,8 @@ impl Cluster {
             daemon,
             address,
             socket,
+            machine: self.control().entrance()?,
+            metrics,
         })
     }
 }
@@ -198,6 +206,15 @@ impl Controller {
     /// Its process; none once it has ended.
     pub fn pid(&self) -> Option<u32> {
         self.daemon.id()
+    }
+
+    /// A metric by its name and labels, as its line begins.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be asked, or has no such metric.
+    pub fn metric(&self, name: &str) -> anyhow::Result<u64> {
+        self.machine.metric(self.metrics, name)
     }
 
     /// What `bgpctl` prints for a command line such as `show nodes`, asked over the controller's

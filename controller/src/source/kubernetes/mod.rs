@@ -36,7 +36,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub(crate) use node::KubeNode;
-#[allow(unused_imports, reason = "for the status writer")]
 pub(crate) use verdict::{Key, Outcome, Verdict, Verdicts};
 
 use self::accepted::{Accepted, AcceptedError, Keeper};

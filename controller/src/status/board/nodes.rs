@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crd::Kind;
+use crd::conditions::{self, get};
+use crd::{Kind, NodeState};
 use ipam::Millis;
 use tokio::time::Instant;
 
@@ -27,6 +28,9 @@ const OF_NODE: Bucket = Bucket::new(5, Duration::from_secs(90));
 const NUMBERS: Duration = Duration::from_secs(75);
 /// and one node's at a time in each of these.
 const NUMBERS_OF_ALL: Duration = Duration::from_millis(100);
+/// The same where nothing but the version of the configuration is another one: a change of what users
+/// wrote is one of every node's version.
+const VERSIONS_OF_ALL: Duration = Duration::from_secs(1);
 
 /// What is kept of a node beside what its NodeStatus should say.
 #[derive(Debug)]
@@ -111,7 +115,8 @@ impl Board {
         now: Instant,
         wall: Millis,
     ) {
-        let numbers_due = self.numbers_due(node, now);
+        let numbers_due = self.due(node, NUMBERS_OF_ALL, now);
+        let version_due = self.due(node, VERSIONS_OF_ALL, now);
         self.record(node);
         let (Some(record), facts) = (self.nodes.get_mut(node), self.facts.get(node)) else {
             return;
@@ -136,7 +141,10 @@ impl Board {
             (None, None) => 0,
         };
         let desired = facts.config.as_ref().map_or(0, |config| config.version);
-        let is_behind = desired > 0 && in_force != desired;
+        // The object may be older than what its speaker told the leader before us. Had the node not had
+        // what it should have, the object would say so.
+        let is_unheard = report.is_none() && !self.has_settled && known.is_some_and(was_programmed);
+        let is_behind = desired > 0 && in_force != desired && !is_unheard;
         let behind = since(&mut record.behind_since, is_behind, now);
         let state = node_state(&node_state::Sources {
             facts,
@@ -146,10 +154,11 @@ impl Board {
             behind,
             now: wall,
         });
-        self.coverage.in_force(node, in_force);
+        self.coverage.in_force(node, in_force, is_unheard);
         let key = Key::NodeStatus(node.to_owned());
         match difference(known, &state) {
             Difference::None => self.queue.remove(&key),
+            Difference::Version => self.queue.set(key, Urgency::Low, version_due),
             Difference::Numbers => self.queue.set(key, Urgency::Low, numbers_due),
             Difference::News => {
                 let due = record.bucket.next(now);
@@ -190,10 +199,10 @@ impl Board {
     }
 
     /// When numbers of a node may be written: those of all nodes are spread over a time that grows with
-    /// their number, and each node has its place in it.
-    fn numbers_due(&self, node: &str, now: Instant) -> Instant {
+    /// their number, by `of_one` for each, and each node has its place in it.
+    fn due(&self, node: &str, of_one: Duration, now: Instant) -> Instant {
         let count = u32::try_from(self.facts.len()).unwrap_or(u32::MAX);
-        let of_all = NUMBERS_OF_ALL.saturating_mul(count);
+        let of_all = of_one.saturating_mul(count);
         let last = self.nodes.get(node).and_then(|record| record.written_at);
         let earliest = last.map_or(now, |last| last + NUMBERS.max(of_all));
         earliest.max(now) + of_all.mul_f64(place(node))
@@ -214,6 +223,12 @@ impl Board {
         }
         self.tell(About::Node(node.to_owned()), reason, of, note, now);
     }
+}
+
+/// Whether the node had the newest configuration in force, as the object says.
+fn was_programmed(known: &NodeState) -> bool {
+    let programmed = get(&known.conditions, conditions::PROGRAMMED);
+    programmed.is_some_and(|it| it.status == "True")
 }
 
 /// For how long something has been so.

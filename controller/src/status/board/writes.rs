@@ -206,7 +206,7 @@ impl Board {
             }
             (Write::Event { key, telling, .. }, Outcome::Failed(_) | Outcome::Gone) => {
                 self.events.not_written(&key, telling, now);
-                self.queue.set(Key::Event(key), Urgency::Low, now);
+                self.queue.set(Key::Event(key), Urgency::Normal, now);
             }
             _ => {}
         }
