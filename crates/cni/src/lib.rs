@@ -1,9 +1,11 @@
 //! What the CNI plugin and the speaker share: files, and no I/O but these.
 //!
+//! - [`ipam`]: where a network's addresses come from, checked;
 //! - [`leases`]: which container holds which address;
 //! - [`node`]: the node file, by which the plugin knows the node's subnets without asking anybody.
 //! - [`spec`]: how a runtime talks to the plugin: configuration, environment, results, errors.
 
+pub mod ipam;
 pub mod leases;
 pub mod node;
 pub mod spec;

@@ -5,7 +5,7 @@
 //! - [`message`]: requests packed one behind the other, and answers taken apart;
 //! - [`socket`]: a netlink socket; sends many requests at once and says which of them failed;
 //! - [`link`], [`route`], [`nexthop`]: the three kinds of object, how each is written and read;
-//! - [`veth`], [`address`], [`neighbour`]: what attaches a container;
+//! - [`veth`], [`virtual_link`], [`address`], [`neighbour`]: what attaches a container;
 //! - [`lookup`]: which route the kernel would take to an address;
 //! - [`list`]: everything there is of a kind, in bounded pieces;
 //! - [`monitor`]: changes made by others.
@@ -25,6 +25,7 @@ pub mod nexthop;
 pub mod route;
 pub mod socket;
 pub mod veth;
+pub mod virtual_link;
 
 pub use address::Address;
 pub use link::{Link, LinkChange, LinkDetails, Links, LinksError, Mac};
@@ -34,3 +35,4 @@ pub use neighbour::Neighbour;
 pub use nexthop::{Group, NextHop, NextHopKind};
 pub use route::{Destination, Path, Route, RouteKind, Target};
 pub use socket::{Failure, Netlink, NetlinkError};
+pub use virtual_link::{BridgePort, IpvlanMode, MacvlanMode, VirtualKind, VirtualLink};

@@ -12,6 +12,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::message::{DUMP, Message, Requests, attributes, text, u32_at};
 use crate::socket::{Netlink, NetlinkError};
+use crate::virtual_link::{BridgePort, VirtualKind};
 
 pub(crate) const NEW: u16 = libc::RTM_NEWLINK;
 pub(crate) const DELETE: u16 = libc::RTM_DELLINK;
@@ -98,6 +99,10 @@ pub struct LinkDetails {
     pub alias: String,
     /// Its MAC address; `None`: it has none of six octets.
     pub mac: Option<Mac>,
+    /// For the kinds that stand on others, what only their kind has.
+    pub virtual_kind: Option<VirtualKind>,
+    /// For ports of a bridge, how they send.
+    pub port: Option<BridgePort>,
 }
 
 impl LinkDetails {
@@ -112,6 +117,8 @@ impl LinkDetails {
             parent: None,
             alias: String::new(),
             mac: None,
+            virtual_kind: None,
+            port: None,
         };
         for (kind, value) in attributes(message.body, BODY) {
             match kind {
@@ -122,10 +129,17 @@ impl LinkDetails {
                 libc::IFLA_IFALIAS => link.alias = text(value),
                 libc::IFLA_ADDRESS => link.mac = Mac::read(value),
                 libc::IFLA_LINKINFO => {
-                    let mut info = attributes(value, 0);
-                    link.kind = info
-                        .find(|(kind, _)| *kind == libc::IFLA_INFO_KIND)
-                        .map(|(_, value)| text(value));
+                    let find = |wanted| attributes(value, 0).find(|(kind, _)| *kind == wanted);
+                    let data = |wanted| find(wanted).map(|(_, value)| value);
+                    link.kind = data(libc::IFLA_INFO_KIND).map(text);
+                    link.virtual_kind = VirtualKind::read(
+                        link.kind.as_deref().unwrap_or_default(),
+                        data(libc::IFLA_INFO_DATA).unwrap_or_default(),
+                    );
+                    link.port = match data(libc::IFLA_INFO_SLAVE_KIND).map(text).as_deref() {
+                        Some("bridge") => data(libc::IFLA_INFO_SLAVE_DATA).map(BridgePort::read),
+                        _ => None,
+                    };
                 }
                 _ => {}
             }
@@ -239,7 +253,7 @@ impl Requests {
 }
 
 impl By<'_> {
-    fn put_into(self, message: &mut LinkMessage) {
+    pub(crate) fn put_into(self, message: &mut LinkMessage) {
         match self {
             By::Index(index) => message.header.index = index,
             By::Name(name) => message
