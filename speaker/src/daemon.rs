@@ -11,6 +11,7 @@
 //!   fib.rs ─────────FibEvent─►│         one task, one      │      and next hops to watch
 //!     next hops, room         │         turn per event     │
 //!   bfd.rs ─────────BfdEvent─►│                            ├──► bfd.rs: sessions wanted (watch)
+//!   cni_conf.rs ────changed()►│                            ├──► cni_conf.rs: files wanted (watch)
 //!   admin.rs ───────Question─►│                            ├──► watchers (broadcast, may lag)
 //!   metrics.rs ─────Question─►│                            └──► NodeReport (watch) ──► desired.rs
 //! ```
@@ -29,6 +30,7 @@
 
 mod kernel_side;
 mod peer_keys;
+mod pods;
 mod question;
 mod restart;
 
@@ -46,6 +48,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use crate::bfd::{Bfd, BfdEvent, Failure};
+use crate::cni_conf::CniConf;
 use crate::desired::{self, Desired, Offer, Source};
 use crate::fib::{FibEvent, FibProblem};
 use crate::keys::{KeyRing, Vault};
@@ -108,6 +111,8 @@ pub(crate) struct Daemon {
     pub(crate) bfd: Bfd,
     /// Keys of peers, as their files were read last.
     pub(crate) keys: KeyRing,
+    /// The files by which pods get their network.
+    pub(crate) cni_conf: CniConf,
     /// Session changes, for watchers.
     pub(crate) peer_changes: broadcast::Sender<PeerId>,
     listen: Vec<IpAddr>,
@@ -132,6 +137,7 @@ impl Daemon {
         reporter: Reporter,
         note: Note,
         vault: Arc<Vault>,
+        cni_conf: CniConf,
     ) -> (Daemon, mpsc::UnboundedReceiver<FibEvent>) {
         let (kernel, kernel_events) = KernelSide::new();
         let everywhere = || vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
@@ -145,6 +151,7 @@ impl Daemon {
             subnets_used: HashMap::new(),
             bfd,
             keys: KeyRing::start(vault),
+            cni_conf,
             peer_changes: broadcast::Sender::new(256),
             listen: if listen.is_empty() {
                 everywhere()
@@ -182,6 +189,7 @@ impl Daemon {
                 Some(event) = kernel_events.recv() => self.on_kernel(event),
                 Some(event) = bfd_events.recv() => self.on_bfd(event),
                 () = self.keys.changed() => self.on_keys(),
+                () = self.cni_conf.changed() => self.changed(),
                 Some(offer) = desired.offers.recv() => self.on_offer(offer).await,
                 Ok(()) = desired.status.changed() => {
                     self.desired = desired.status.borrow_and_update().clone();
@@ -265,6 +273,7 @@ impl Daemon {
             self.look_at = time + LOOK;
             self.sweep_if_converged(time);
             self.note_life();
+            self.look_at_pods();
             self.report();
         }
     }
@@ -339,6 +348,7 @@ impl Daemon {
                 self.kernel_problems = problems;
                 self.changed();
             }
+            FibEvent::PathMtu(mtu) => self.cni_conf.path_mtu(mtu),
             FibEvent::SubnetsUsed(used) => {
                 self.subnets_used = used.into_iter().collect();
                 self.changed();
@@ -391,6 +401,7 @@ impl Daemon {
         self.listen(&config);
         let keys = &self.keys;
         self.bfd.configure(&config.bfd, |source| keys.path(source));
+        self.cni_conf.configure(&config);
         if self.in_force.is_none() {
             self.sweep_by = Some(Instant::now() + CONVERGENCE);
         }

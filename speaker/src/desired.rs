@@ -263,7 +263,7 @@ impl Sink {
 }
 
 /// The error and its causes, outermost first, for those whose own text says only the half.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

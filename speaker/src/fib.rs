@@ -43,6 +43,7 @@ mod table;
 mod tests;
 mod write;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -82,6 +83,9 @@ pub(crate) enum FibEvent {
     /// Each of our subnets, and how many of its addresses have a route of their own that is not
     /// ours, as those of pods do; told when that changes.
     SubnetsUsed(Vec<(Prefix, u64)>),
+    /// The smallest MTU of the links towards our peers and the next hops of routes; `None` when none
+    /// of them can be reached. Told when that changes.
+    PathMtu(Option<u32>),
 }
 
 /// Something that keeps the kernel from doing what we want.
@@ -216,6 +220,11 @@ impl Fib {
     /// Tells from now on how `address` is reached.
     pub(crate) fn track(&self, address: IpAddr) {
         self.queue.push(Request::Track(address));
+    }
+
+    /// All peers of the node, from now on: how they are reached says what the MTU of the path is.
+    pub(crate) fn follow_peers(&self, peers: BTreeSet<IpAddr>) {
+        self.queue.push(Request::Peers(peers));
     }
 
     /// Ends [`Fib::track`].

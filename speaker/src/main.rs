@@ -3,6 +3,7 @@
 mod admin;
 mod bfd;
 mod clock;
+mod cni_conf;
 mod daemon;
 mod desired;
 mod fib;
@@ -97,6 +98,15 @@ struct Args {
     /// configuration's.
     #[arg(long, value_name = "ADDR")]
     listen: Vec<IpAddr>,
+    /// Where the container runtime looks for network configurations (/etc/cni/net.d): one for the plugin
+    /// routeshare-cni is written there once the node has a subnet and the route towards the fabric stands.
+    /// Without this pods get no network from us.
+    #[arg(long, value_name = "DIR")]
+    cni_conf_dir: Option<PathBuf>,
+    /// Where the plugin finds what it has to know of the node, and keeps who has which address; the folder
+    /// cni of the state directory when not given. The plugin's configuration names it.
+    #[arg(long, value_name = "DIR")]
+    cni_data_dir: Option<PathBuf>,
     /// What peers are told on SIGTERM and SIGINT: nothing, or that this node leaves for good. Kernel
     /// routes stay in both cases.
     #[arg(long, value_enum, default_value = "coming-back")]
@@ -123,6 +133,12 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let origin = origin(&args)?;
+    let data_dir = (args.cni_data_dir).unwrap_or_else(|| args.state_dir.join("cni"));
+    let cni = cni_conf::Settings {
+        conf_dir: args.cni_conf_dir,
+        // The plugin is started somewhere else.
+        data_dir: std::path::absolute(data_dir).context("--cni-data-dir")?,
+    };
     let settings = Settings {
         node: args.node,
         origin,
@@ -132,6 +148,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         keys: args.keys,
         metrics: args.metrics,
         listen: args.listen,
+        cni,
     };
     // Before anything is opened, so that no signal finds us unprepared.
     let stop = stop_signal(args.on_stop)?;

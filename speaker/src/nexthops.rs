@@ -137,6 +137,14 @@ impl NextHops {
         known.any(|resolution| resolution.paths.iter().any(by))
     }
 
+    /// The smallest MTU of the links by which any of them is reached; `None` when none is.
+    pub(crate) fn mtu(&self) -> Option<u32> {
+        let resolutions = self.hops.values().filter_map(|hop| hop.state.as_ref());
+        let paths = resolutions.flatten().flat_map(|known| &known.paths);
+        let links = paths.filter_map(|path| self.links.get(&path.interface));
+        links.map(|link| link.mtu).min()
+    }
+
     /// Takes in how the kernel would reach `address`. Says whether anything changed, and what the
     /// engine must be told.
     pub(crate) fn resolve(
@@ -193,6 +201,7 @@ mod tests {
             index,
             name: format!("eth{index}"),
             up,
+            mtu: 1500 + 100 * index,
         }
     }
 
@@ -254,6 +263,25 @@ mod tests {
         assert_eq!(hops.resolve(HOP, unicast(&[path(None, 2)])), (false, None));
         assert_eq!(hops.resolve(HOP, None), (false, None));
         assert!(hops.paths(HOP).is_empty());
+    }
+
+    #[test]
+    fn the_mtu_is_that_of_the_narrowest_link_in_use() {
+        let mut hops = tracker();
+        let other: IpAddr = "192.0.2.8".parse().unwrap();
+        assert_eq!(hops.mtu(), None);
+        hops.resolve(HOP, unicast(&[path(None, 3), path(None, 2)]));
+        assert_eq!(hops.mtu(), Some(1800), "eth2 is down");
+        assert!(hops.hold(other));
+        hops.resolve(other, unicast(&[path(None, 1)]));
+        assert_eq!(hops.mtu(), Some(1600));
+        hops.release(other);
+        assert_eq!(hops.mtu(), Some(1800));
+        assert!(hops.set_link(Link {
+            mtu: 1450,
+            ..link(3, true)
+        }));
+        assert_eq!(hops.mtu(), Some(1450));
     }
 
     #[test]

@@ -183,6 +183,8 @@ pub(crate) fn problems(daemon: &Daemon) -> Vec<pb::Problem> {
     let bfd = daemon.bfd.problems();
     let bfd = bfd.iter().map(|(reason, text)| problem(reason, text));
     let keys = daemon.key_problems();
+    let pods = daemon.cni_conf.problems();
+    let pods = pods.iter().map(|(reason, text)| problem(reason, text));
     refused
         .chain(incomplete)
         .chain(listen)
@@ -192,6 +194,7 @@ pub(crate) fn problems(daemon: &Daemon) -> Vec<pb::Problem> {
         .chain(copy)
         .chain(source)
         .chain(bfd)
+        .chain(pods)
         .collect()
 }
 

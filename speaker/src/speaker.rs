@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin::{self, socket::Socket};
 use crate::bfd::{Bfd, BfdEvent};
+use crate::cni_conf::{self, CniConf};
 use crate::daemon::{Daemon, Departure, Questions, questions};
 use crate::desired::{self, Desired, Origin};
 use crate::fib::FibEvent;
@@ -36,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) metrics: Option<SocketAddr>,
     /// Addresses to listen on for BGP; all when empty.
     pub(crate) listen: Vec<IpAddr>,
+    /// Where the files for pods are.
+    pub(crate) cni: cni_conf::Settings,
 }
 
 /// A speaker with everything open, before its first turn.
@@ -73,6 +76,7 @@ impl Speaker {
             reporter,
             last_life,
             Arc::clone(&vault),
+            CniConf::start(settings.cni),
         );
         let source = desired::Settings {
             node: settings.node,

@@ -28,6 +28,8 @@ pub struct Link {
     pub name: String,
     /// Switched on and with a carrier: packets can leave by it.
     pub up: bool,
+    /// The largest packet that leaves by it, in octets.
+    pub mtu: u32,
 }
 
 impl Link {
@@ -37,11 +39,15 @@ impl Link {
         let name = attributes(message.body, BODY)
             .find(|(kind, _)| *kind == libc::IFLA_IFNAME)
             .map(|(_, value)| text(value))?;
+        let mtu = attributes(message.body, 16)
+            .find(|(kind, _)| *kind == libc::IFLA_MTU)
+            .and_then(|(_, value)| u32_at(value, 0))?;
         let needed = libc::IFF_UP as u32 | libc::IFF_LOWER_UP as u32;
         Some(Link {
             index,
             name,
             up: flags & needed == needed,
+            mtu,
         })
     }
 }
@@ -324,18 +330,21 @@ impl Links {
 
 impl Link {
     fn from_message(message: LinkMessage) -> Option<Link> {
-        let name = message
-            .attributes
-            .into_iter()
-            .find_map(|attribute| match attribute {
-                LinkAttribute::IfName(name) => Some(name),
-                _ => None,
-            })?;
+        let mut name = None;
+        let mut mtu = None;
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(it) => name = Some(it),
+                LinkAttribute::Mtu(it) => mtu = Some(it),
+                _ => {}
+            }
+        }
         let needed = LinkFlags::Up | LinkFlags::LowerUp;
         Some(Link {
             index: message.header.index,
-            name,
+            name: name?,
             up: message.header.flags.contains(needed),
+            mtu: mtu?,
         })
     }
 }

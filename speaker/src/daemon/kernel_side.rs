@@ -84,6 +84,8 @@ impl KernelSide {
         if let Some(fib) = &self.fib {
             let subnets: Vec<Prefix> = config.subnets.iter().map(|subnet| subnet.prefix).collect();
             fib.configure(config.kernel, subnets);
+            let peers = (config.bgp.peers.iter()).filter(|peer| peer.shutdown.is_none());
+            fib.follow_peers(peers.map(|peer| peer.address).collect());
         }
     }
 

@@ -3,7 +3,7 @@
 //! Each turn does one bounded slice of everything there is to do, so that a dead link is seen
 //! within about a millisecond even while a full table is being written.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,6 +78,11 @@ pub(super) struct Driver {
     pub(super) table: Table,
     pub(super) groups: Groups,
     pub(super) hops: NextHops,
+    /// They are followed among `hops`, whether or not routes point at them.
+    pub(super) peers: BTreeSet<IpAddr>,
+    /// The MTU of the path, as last told, and whether it may be another one now.
+    pub(super) path_mtu: Option<u32>,
+    pub(super) paths_dirty: bool,
     pub(super) down: Downs,
     pub(super) silent: Silent,
     pub(super) foreign: Foreign,
@@ -162,6 +167,9 @@ impl Driver {
             table: Table::default(),
             groups: Groups::new(config.protocol),
             hops: NextHops::default(),
+            peers: BTreeSet::new(),
+            path_mtu: None,
+            paths_dirty: false,
             down: Downs::default(),
             silent: Silent::default(),
             foreign: Foreign::default(),
@@ -208,6 +216,7 @@ impl Driver {
             self.follow();
             self.take_requests();
             let more = self.work();
+            self.tell_path_mtu();
             self.report();
             if more {
                 continue;
@@ -271,7 +280,11 @@ impl Driver {
                     self.begin_list();
                 }
                 Some(Request::Track(address)) => self.track(address),
-                Some(Request::Untrack(address)) => self.hops.untrack(address),
+                Some(Request::Untrack(address)) => {
+                    self.hops.untrack(address);
+                    self.paths_dirty = true;
+                }
+                Some(Request::Peers(peers)) => self.follow_peers(peers),
                 Some(Request::HandedOver(last_set)) => self.down.handed_over(last_set),
                 Some(Request::States(prefixes, answer)) => {
                     let states = prefixes.into_iter().map(|prefix| self.state(prefix));
@@ -373,6 +386,7 @@ impl Driver {
 
     /// The kernel has thrown away the nexthop objects of a link that went down.
     fn on_link_change(&mut self) {
+        self.paths_dirty = true;
         self.suspect = true;
         self.refused_paths.clear();
         self.resolve_at = Some(Instant::now());

@@ -1,5 +1,6 @@
 //! Following the kernel: links, how next hops are reached, and nexthop objects.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -49,6 +50,35 @@ impl Driver {
         }
     }
 
+    /// How these are reached is followed from now on, and no other peer.
+    pub(super) fn follow_peers(&mut self, peers: BTreeSet<IpAddr>) {
+        let gone: Vec<IpAddr> = self.peers.difference(&peers).copied().collect();
+        for peer in gone {
+            self.hops.release(peer);
+        }
+        let new: Vec<IpAddr> = peers.difference(&self.peers).copied().collect();
+        let unknown: Vec<IpAddr> = (new.into_iter())
+            .filter(|peer| self.hops.hold(*peer))
+            .collect();
+        self.peers = peers;
+        self.paths_dirty = true;
+        if !unknown.is_empty() {
+            self.look_up(&unknown);
+        }
+    }
+
+    /// Tells the MTU of the path when it has changed.
+    pub(super) fn tell_path_mtu(&mut self) {
+        if !std::mem::take(&mut self.paths_dirty) {
+            return;
+        }
+        let mtu = self.hops.mtu();
+        if mtu != self.path_mtu {
+            self.path_mtu = mtu;
+            self.tell(FibEvent::PathMtu(mtu));
+        }
+    }
+
     /// Asks the kernel how these next hops are reached, and tells who wants to know.
     pub(super) fn look_up(&mut self, addresses: &[IpAddr]) {
         let found = match lookup::lookup(&mut self.writer, addresses) {
@@ -90,7 +120,8 @@ impl Driver {
                 }),
                 None => None,
             };
-            let (_, told) = self.hops.resolve(*address, way);
+            let (changed, told) = self.hops.resolve(*address, way);
+            self.paths_dirty |= changed;
             if let Some(state) = told {
                 tracing::debug!(next_hop = %address, reachable = state.is_some(), "next hop");
                 let address = *address;

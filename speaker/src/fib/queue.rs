@@ -1,7 +1,7 @@
 //! From the daemon to the thread that writes: requests in order, batches bounded in number, and a
 //! file descriptor that wakes the thread while it waits for the kernel.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -27,6 +27,8 @@ pub(super) enum Request {
     Sweep,
     Track(IpAddr),
     Untrack(IpAddr),
+    /// All peers of the node.
+    Peers(BTreeSet<IpAddr>),
     /// Every set with this number or one before it has been handed over.
     HandedOver(u32),
     States(Vec<Prefix>, oneshot::Sender<Vec<KernelState>>),

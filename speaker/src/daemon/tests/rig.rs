@@ -1,6 +1,7 @@
 //! Nodes to test: whole speakers with addresses of their own.
 
 use super::*;
+use crate::cni_conf;
 
 /// Addresses that no other test uses: 127.X.Y.N, by process and test.
 pub(super) struct Net(pub(super) u8, pub(super) u8);
@@ -143,6 +144,10 @@ impl Node {
             keys: directory.path().join("keys"),
             metrics: Some(metrics),
             listen: vec![net.address(number)],
+            cni: cni_conf::Settings {
+                conf_dir: Some(directory.path().join("net.d")),
+                data_dir: directory.path().join("cni"),
+            },
         };
         let path = settings.socket.clone();
         let speaker = Speaker::start(settings).await.unwrap();

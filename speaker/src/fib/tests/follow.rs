@@ -152,3 +152,25 @@ fn a_route_whose_next_hop_cannot_be_reached_waits_for_it() {
         assert_eq!(lab.gateways("10.1.0.0/16"), ["198.51.100.7"]);
     });
 }
+
+#[test]
+fn the_mtu_of_the_path_is_that_of_links_towards_peers_and_next_hops() {
+    in_namespace(|lab| {
+        let told = |lab: &mut Lab, mtu| {
+            lab.wait_for("the MTU", |lab| lab.path_mtu == mtu);
+        };
+        lab.fib().follow_peers([address("192.0.2.7")].into());
+        told(lab, Some(1500));
+        ip("link set b0 mtu 9000");
+        ip("link set a0 mtu 9000");
+        told(lab, Some(9000));
+        lab.apply(&[("203.0.113.0/24", &["198.51.100.7"])]);
+        told(lab, Some(1500));
+        ip("link set a1 mtu 1400");
+        told(lab, Some(1400));
+        ip("link set a1 down");
+        told(lab, Some(9000));
+        lab.fib().follow_peers([address("198.51.100.9")].into());
+        told(lab, None);
+    });
+}

@@ -41,6 +41,7 @@ pub(super) struct Lab {
     pub(super) hops: BTreeMap<IpAddr, Option<NextHopState>>,
     pub(super) problems: Vec<FibProblem>,
     pub(super) used: Vec<(Prefix, u64)>,
+    pub(super) path_mtu: Option<u32>,
     pub(super) rooms: u32,
     /// How often it was told that addresses changed.
     pub(super) readdressed: u32,
@@ -89,6 +90,7 @@ pub(super) fn in_namespace_with(tuning: Tuning, test: impl FnOnce(&mut Lab) + Se
             hops: BTreeMap::new(),
             problems: Vec::new(),
             used: Vec::new(),
+            path_mtu: None,
             rooms: 0,
             readdressed: 0,
             runtime: tokio::runtime::Builder::new_current_thread()
@@ -201,6 +203,7 @@ impl Lab {
             FibEvent::Addresses => self.readdressed += 1,
             FibEvent::Problems(problems) => self.problems = problems,
             FibEvent::SubnetsUsed(used) => self.used = used,
+            FibEvent::PathMtu(mtu) => self.path_mtu = mtu,
         }
     }
 
