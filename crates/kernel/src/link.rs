@@ -179,6 +179,17 @@ pub struct LinkChange<'a> {
     pub own_link_local: Option<bool>,
 }
 
+impl LinkChange<'_> {
+    /// The kernel makes no IPv6 address for it. Fails where the kernel has no IPv6 (see
+    /// [`Failure::says_no_ipv6`](crate::Failure::says_no_ipv6)).
+    pub fn no_link_local() -> LinkChange<'static> {
+        LinkChange {
+            own_link_local: Some(false),
+            ..LinkChange::default()
+        }
+    }
+}
+
 /// The link of a name or number; `None` when there is none.
 ///
 /// # Errors

@@ -38,6 +38,11 @@ impl Failure {
         self.errno == libc::EINVAL && unknown.iter().any(|text| self.text.contains(text))
     }
 
+    /// The kernel has no IPv6, or none for this link (its MTU is below 1280).
+    pub fn says_no_ipv6(&self) -> bool {
+        self.errno == libc::EAFNOSUPPORT
+    }
+
     /// What the kernel said, in words.
     pub fn reason(&self) -> String {
         let error = io::Error::from_raw_os_error(self.errno);

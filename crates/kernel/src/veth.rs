@@ -61,29 +61,29 @@ pub fn create(
 ) -> Result<Result<VethIndexes, Failure>, NetlinkError> {
     let mut requests = Requests::new();
     requests.add_veth(veth);
+    let here = link::By::Name(veth.here.name);
     // Not in the request before: the kernel would pass it over there.
-    requests.set_link(
-        link::By::Name(veth.here.name),
-        &LinkChange {
-            up: Some(true),
-            alias: Some(veth.alias),
-            own_link_local: Some(false),
-            ..LinkChange::default()
-        },
-    );
-    requests.get_link(link::By::Name(veth.here.name));
+    requests.set_link(here, &LinkChange::no_link_local());
+    let up = LinkChange {
+        up: Some(true),
+        alias: Some(veth.alias),
+        ..LinkChange::default()
+    };
+    requests.set_link(here, &up);
+    requests.get_link(here);
     let mut made = None;
     let mut failures = Vec::new();
     netlink.exchange(&mut requests, &mut failures, |message| {
         made =
             made.or(LinkDetails::read(message).and_then(|link| Some((link.index, link.parent?))));
     })?;
+    failures.retain(|failure| !(failure.request == 1 && failure.says_no_ipv6()));
     // The first failure explains those behind it.
     Ok(match (failures.into_iter().next(), made) {
         (Some(failure), _) => Err(failure),
         (None, Some((here, there))) => Ok(VethIndexes { here, there }),
         (None, None) => Err(Failure {
-            request: 2,
+            request: 3,
             errno: libc::ENODEV,
             text: "the pair is gone again".into(),
         }),

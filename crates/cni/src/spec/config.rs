@@ -108,9 +108,10 @@ pub struct NetworkConfig {
     /// ADD: what the plugins before this one made. CHECK and DEL: the result of the whole chain.
     #[serde(default)]
     pub prev_result: Option<Success>,
-    /// GC: everything that the runtime still has.
     #[serde(default, rename = "cni.dev/valid-attachments")]
-    pub valid_attachments: Option<Vec<Attachment>>,
+    valid_attachments: Option<Vec<Attachment>>,
+    #[serde(default, rename = "cni.dev/attachments")]
+    attachments: Option<Vec<Attachment>>,
     #[serde(default)]
     ip_masq: bool,
     /// Everything else.
@@ -277,6 +278,28 @@ impl NetworkConfig {
         Ok(config)
     }
 
+    /// Reads only what tells which attachments are meant and where they are written down: whatever
+    /// else the configuration says by now, it must not keep them.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`NetworkConfig::read`], about these fields.
+    pub fn read_for_removal(text: &str) -> Result<NetworkConfig, Error> {
+        const NEEDED: [&str; 6] = [
+            "cniVersion",
+            "name",
+            "type",
+            "dataDir",
+            "cni.dev/valid-attachments",
+            "cni.dev/attachments",
+        ];
+        let Ok(Value::Object(mut fields)) = serde_json::from_str(text) else {
+            return NetworkConfig::read(text);
+        };
+        fields.retain(|name, _| NEEDED.contains(&name.as_str()));
+        NetworkConfig::read(&Value::Object(fields).to_string())
+    }
+
     /// Refuses what this plugin would not obey. DEL and GC do without: what was made must go, whatever
     /// the configuration says by now.
     ///
@@ -324,6 +347,13 @@ impl NetworkConfig {
             .details("leave out ipam.subnets, or name a Pool in ipam.pool"));
         }
         Ok(())
+    }
+
+    /// GC: everything that the runtime still has. The first runtimes with GC (libcni 1.2.0) have
+    /// another name for it; `cnitool gc` does not say.
+    pub fn valid_attachments(&self) -> Option<&[Attachment]> {
+        let said = self.valid_attachments.as_ref();
+        said.or(self.attachments.as_ref()).map(Vec::as_slice)
     }
 
     /// Names by which other containers find this one, as the runtime wants them.
@@ -402,7 +432,7 @@ mod tests {
         assert_eq!(read.runtime_config.ips.len(), 2);
         assert_eq!(read.args.cni.ips, ["10.64.0.9".parse::<IpAddr>().unwrap()]);
         assert_eq!(read.aliases(), ["db"]);
-        assert_eq!(read.valid_attachments.unwrap()[0].container, "c1");
+        assert_eq!(read.valid_attachments().unwrap()[0].container, "c1");
         assert_eq!(read.data_dir, PathBuf::from(crate::DATA_DIR));
         assert_eq!(read.mode, Mode::Routed);
 
@@ -455,6 +485,20 @@ mod tests {
             assert_eq!(error.code, code, "{error}");
             assert!(error.message.contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_only_to_go_is_found_whatever_else_the_configuration_says() {
+        let text = r#"{"cniVersion":"1.1.0","name":"pods","type":"x","mode":"gone","dataDir":"/d",
+            "prevResult":7,"ipMasq":"no"}"#;
+        assert!(NetworkConfig::read(text).is_err());
+        let read = NetworkConfig::read_for_removal(text).unwrap();
+        assert_eq!(read.name, "pods");
+        assert_eq!(read.data_dir, PathBuf::from("/d"));
+        assert_eq!(
+            NetworkConfig::read_for_removal("{").unwrap_err().code,
+            Code::Decoding
+        );
     }
 
     #[test]

@@ -1,0 +1,125 @@
+//! Out of which ranges a container gets its addresses, and the lease on them.
+
+use std::time::Duration;
+
+use cni::leases::{AllocateError, Durable, Lease, Leases, LogError, Range, Request as Wanted};
+use cni::node::NodeFile;
+use cni::spec::{Code, Error, Mode};
+use ipnetwork::IpNetwork;
+
+use crate::request::{Request, chain, now};
+
+/// For networks with subnets of their own on a host without a node file.
+const COOLDOWN: Duration = Duration::from_secs(60);
+
+/// A lease, and whether this call began it: what was there before outlives a failure of ours.
+pub(crate) struct Leased {
+    pub(crate) lease: Lease,
+    pub(crate) durable: Durable,
+    pub(crate) is_new: bool,
+}
+
+/// Takes addresses for the container and writes down that it has them.
+pub(crate) fn lease(request: &Request, node: Option<&NodeFile>) -> Result<Leased, Error> {
+    let wanted = Wanted {
+        ranges: ranges(request, node)?,
+        requested: request.requested()?,
+        cooldown: node.map_or(COOLDOWN, |node| Duration::from_secs(node.cooldown_seconds)),
+    };
+    let environment = &request.environment;
+    let leases = open(request)?;
+    let before = leases.of(&environment.container, &environment.ifname);
+    let is_new = before.is_none_or(|lease| lease.earlier_boot);
+    let (lease, durable) = leases
+        .allocate(request.owner(), &wanted)
+        .map_err(|error| refused(&error))?;
+    Ok(Leased {
+        lease,
+        durable,
+        is_new,
+    })
+}
+
+/// Ends the lease of the attachment, if it has one.
+pub(crate) fn release(request: &Request) -> Result<(), Error> {
+    let environment = &request.environment;
+    let leases = open(request)?;
+    leases
+        .release(&environment.container, &environment.ifname)
+        .map_err(|error| unusable(&error))?;
+    Ok(())
+}
+
+/// The network's leases, locked.
+pub(crate) fn open(request: &Request) -> Result<Leases, Error> {
+    let leases = Leases::open(request.data_dir(), &request.config.name, now()?);
+    leases.map_err(|error| unusable(&error))
+}
+
+/// The leases cannot be read or written.
+pub(crate) fn unusable(error: &LogError) -> Error {
+    Error::new(Code::Io, chain(error))
+}
+
+fn refused(error: &AllocateError) -> Error {
+    let code = match error {
+        _ if error.is_temporary() => Code::TryAgainLater,
+        AllocateError::Log(_) => Code::Io,
+        _ => Code::NoAddress,
+    };
+    Error::new(code, chain(error))
+}
+
+fn ranges(request: &Request, node: Option<&NodeFile>) -> Result<Vec<Range>, Error> {
+    let config = &request.config;
+    let ipam = config.ipam.as_ref();
+    let pool = ipam.and_then(|ipam| ipam.pool.as_deref());
+    if let (Some(node), true) = (node, request.needs_node_file()) {
+        let of_mode = |subnet| match config.mode {
+            Mode::Routed => Range::routed(subnet),
+            _ => Range::on_link(subnet, first_host(subnet)),
+        };
+        let ranges = Range::of_node_file(node, pool, of_mode);
+        if ranges.is_empty() {
+            return Err(no_subnet(request, pool));
+        }
+        return Ok(ranges);
+    }
+    let subnets = ipam.map_or(&[][..], |ipam| &ipam.subnets);
+    let ranges = subnets.iter().map(|of| {
+        let range = Range::on_link(of.subnet, of.gateway.or_else(|| first_host(of.subnet)));
+        let range = of.reserved.iter().copied().fold(range, Range::reserve);
+        range.within(of.range_start, of.range_end).map_err(|error| {
+            Error::new(
+                Code::InvalidConfig,
+                format!("ipam.subnets: {}", chain(&error)),
+            )
+        })
+    });
+    ranges.collect()
+}
+
+/// The node has no subnet for the network: one may come.
+pub(crate) fn no_subnet(request: &Request, pool: Option<&str>) -> Error {
+    let path = NodeFile::path(request.data_dir());
+    let of = pool.map_or(String::new(), |pool| format!(" out of the Pool {pool}"));
+    Error::new(
+        Code::TryAgainLater,
+        format!(
+            "this node has no subnet for pods{of}, says {}",
+            path.display()
+        ),
+    )
+    .details("`bgpctl status` on this node and `bgpctl show pools` say why none was given")
+}
+
+/// The gateway of a subnet that says no other: its first address for hosts.
+pub(crate) fn first_host(subnet: IpNetwork) -> Option<std::net::IpAddr> {
+    match subnet {
+        IpNetwork::V4(subnet) => subnet.nth(1).map(Into::into),
+        IpNetwork::V6(subnet) => {
+            let first = u128::from(subnet.network()).checked_add(1)?;
+            Some(std::net::Ipv6Addr::from(first).into())
+        }
+    }
+}
