@@ -126,7 +126,11 @@ impl Part {
                 "--quiet",
             ]],
             Part::Fuzz => return crate::fuzz::test(),
-            Part::Kernel => &[&["test", "--locked", "--package", "kernel", "--quiet"]],
+            Part::Kernel => {
+                let tools = [packages::IPROUTE, packages::NFT];
+                packages::ensure(&tools, |text| println!("  {text}"))?;
+                &[&["test", "--locked", "--package", "kernel", "--quiet"]]
+            }
             Part::Lab => {
                 let tools = [
                     packages::IPROUTE,

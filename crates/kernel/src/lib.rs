@@ -8,7 +8,8 @@
 //! - [`veth`], [`virtual_link`], [`address`], [`neighbour`]: what attaches a container;
 //! - [`lookup`]: which route the kernel would take to an address;
 //! - [`list`]: everything there is of a kind, in bounded pieces;
-//! - [`monitor`]: changes made by others.
+//! - [`monitor`]: changes made by others;
+//! - [`nft`]: a table of nftables, written in one transaction and listed back.
 //!
 //! Nothing here decides anything: what is ours, what is wanted and what follows from a change is
 //! the caller's (`speaker/src/fib`). All calls block for as long as the kernel works and no longer;
@@ -22,6 +23,7 @@ pub mod message;
 pub mod monitor;
 pub mod neighbour;
 pub mod nexthop;
+pub mod nft;
 pub mod route;
 pub mod socket;
 pub mod veth;
@@ -33,6 +35,7 @@ pub use message::Requests;
 pub use monitor::{Event, Monitor};
 pub use neighbour::Neighbour;
 pub use nexthop::{Group, NextHop, NextHopKind};
+pub use nft::{Nft, NftError, NftMonitor};
 pub use route::{Destination, Path, Route, RouteKind, Target};
 pub use socket::{Failure, Netlink, NetlinkError};
 pub use virtual_link::{BridgePort, IpvlanMode, MacvlanMode, VirtualKind, VirtualLink};

@@ -205,14 +205,14 @@ fn list_family(
 
 /// A list of any kind under way.
 #[derive(Debug)]
-struct Listing {
+pub(crate) struct Listing {
     what: &'static str,
     sequence: u32,
     interrupted: bool,
 }
 
 impl Listing {
-    fn start(
+    pub(crate) fn start(
         netlink: &mut Netlink,
         what: &'static str,
         request: impl FnOnce(&mut Requests),
@@ -232,7 +232,7 @@ impl Listing {
 
     /// Reads one datagram. The kernel fills the next one while we take the last, so that one is
     /// always there until the list is done.
-    fn step(
+    pub(crate) fn step(
         &mut self,
         netlink: &mut Netlink,
         mut each: impl FnMut(Message<'_>),

@@ -129,7 +129,7 @@ fn event(message: Message<'_>) -> Option<Event> {
 }
 
 /// A classic BPF program that drops every message whose `nlmsg_pid` is `port`.
-fn ignore_sender(netlink: &Netlink, port: u32) -> std::io::Result<()> {
+pub(crate) fn ignore_sender(netlink: &Netlink, port: u32) -> std::io::Result<()> {
     let statement = |code: u32, jt, jf, k| libc::sock_filter {
         code: code as u16,
         jt,

@@ -58,7 +58,7 @@ impl Failure {
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
     /// The socket could not be opened or set up.
-    #[error("cannot open a netlink route socket ({step}); this needs CAP_NET_ADMIN")]
+    #[error("cannot open a netlink socket ({step}); this needs CAP_NET_ADMIN")]
     Open {
         /// What was attempted.
         step: &'static str,
@@ -100,8 +100,13 @@ impl Netlink {
     ///
     /// [`NetlinkError::Open`].
     pub fn open(receive: usize) -> Result<Netlink, NetlinkError> {
+        Netlink::open_to(NETLINK_ROUTE, receive)
+    }
+
+    /// [`Netlink::open`] for another part of the kernel: one of `netlink_sys::protocols`.
+    pub(crate) fn open_to(protocol: isize, receive: usize) -> Result<Netlink, NetlinkError> {
         let open = |step| move |source| NetlinkError::Open { step, source };
-        let mut socket = Socket::new(NETLINK_ROUTE).map_err(open("open"))?;
+        let mut socket = Socket::new(protocol).map_err(open("open"))?;
         let address = socket.bind_auto().map_err(open("bind"))?;
         set_receive_buffer(&socket, receive).map_err(open("receive buffer"))?;
         // Errors come with words, without a copy of the request; filters of lists are obeyed.
@@ -226,6 +231,17 @@ impl Netlink {
         }
     }
 
+    /// Lets this many bytes be sent at once.
+    pub(crate) fn set_send_buffer(&self, bytes: usize) -> Result<(), NetlinkError> {
+        // The kernel doubles the number and counts its own structures, too.
+        force_buffer(&self.socket, (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF), bytes).map_err(
+            |source| NetlinkError::Open {
+                step: "send buffer",
+                source,
+            },
+        )
+    }
+
     pub(crate) fn received(&self, length: usize) -> &[u8] {
         &self.buffer[..length]
     }
@@ -274,11 +290,19 @@ pub fn wait(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<()>
     }
 }
 
-/// Beyond the host's limit where we may (`SO_RCVBUFFORCE`).
 fn set_receive_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
-    match set_option(socket, libc::SO_RCVBUFFORCE, &(bytes as libc::c_int)) {
+    force_buffer(socket, (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), bytes)
+}
+
+/// Beyond the host's limit where we may, by the first option; else up to it, by the second.
+fn force_buffer(
+    socket: &Socket,
+    (force, ask): (libc::c_int, libc::c_int),
+    bytes: usize,
+) -> io::Result<()> {
+    match set_option(socket, force, &(bytes as libc::c_int)) {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-            set_option(socket, libc::SO_RCVBUF, &(bytes as libc::c_int))
+            set_option(socket, ask, &(bytes as libc::c_int))
         }
         outcome => outcome,
     }
