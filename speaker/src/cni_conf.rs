@@ -44,6 +44,8 @@ struct Wanted {
     cooldown_seconds: u64,
     chained: Vec<String>,
     sysctls: BTreeMap<String, String>,
+    /// The domain of the resolver for names of containers, where there is one.
+    names: Option<String>,
     /// Pods may start; never false again.
     ready: bool,
 }
@@ -95,6 +97,7 @@ impl CniConf {
             subnets: config.subnets.iter().map(subnet).collect(),
             mtu,
             cooldown_seconds: pods.cooldown_seconds.into(),
+            names: pods.names.as_ref().map(|names| names.domain.clone()),
             chained: pods.chained.clone(),
             sysctls: pods.sysctls.clone(),
             ready,

@@ -53,6 +53,7 @@ use crate::desired::{self, Desired, Offer, Source};
 use crate::fib::{FibEvent, FibProblem};
 use crate::keys::{KeyRing, Vault};
 use crate::last_life::Note;
+use crate::names::Names;
 use crate::report::Reporter;
 use crate::transport::{Event, Transport};
 use kernel_side::KernelSide;
@@ -113,6 +114,8 @@ pub(crate) struct Daemon {
     pub(crate) keys: KeyRing,
     /// The files by which pods get their network.
     pub(crate) cni_conf: CniConf,
+    /// The resolver for names of containers.
+    pub(crate) names: Names,
     /// Session changes, for watchers.
     pub(crate) peer_changes: broadcast::Sender<PeerId>,
     listen: Vec<IpAddr>,
@@ -138,6 +141,7 @@ impl Daemon {
         note: Note,
         vault: Arc<Vault>,
         cni_conf: CniConf,
+        names: Names,
     ) -> (Daemon, mpsc::UnboundedReceiver<FibEvent>) {
         let (kernel, kernel_events) = KernelSide::new();
         let everywhere = || vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
@@ -152,6 +156,7 @@ impl Daemon {
             bfd,
             keys: KeyRing::start(vault),
             cni_conf,
+            names,
             peer_changes: broadcast::Sender::new(256),
             listen: if listen.is_empty() {
                 everywhere()
@@ -332,6 +337,7 @@ impl Daemon {
             }
             FibEvent::Room => self.kernel.room(),
             FibEvent::Addresses => {
+                self.names.readdressed();
                 for (conn, local) in self.transport.readdress() {
                     tracing::info!(?conn, ?local, "our addresses on a connection changed");
                     let input = Input::Readdressed { conn, local };
@@ -399,6 +405,7 @@ impl Daemon {
         self.engine.configure(now(), config.bgp.clone())?;
         self.keys.want(peer_keys::sources(&config));
         self.listen(&config);
+        self.names.configure(config.pods.names.as_ref());
         let keys = &self.keys;
         self.bfd.configure(&config.bfd, |source| keys.path(source));
         self.cni_conf.configure(&config);

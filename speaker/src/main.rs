@@ -13,6 +13,7 @@ mod last_life;
 mod limits;
 mod memory;
 mod metrics;
+mod names;
 mod nexthops;
 mod report;
 mod speaker;

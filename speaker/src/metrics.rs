@@ -82,6 +82,7 @@ struct Reading {
     refused_too_many: u64,
     refused_no_key: u64,
     problems: usize,
+    names: Vec<(&'static str, u64)>,
     fib: FibSummary,
 }
 
@@ -104,6 +105,7 @@ async fn read(asker: &Asker) -> Result<Reading, Stopping> {
             refused_too_many: daemon.transport.refusals().count_too_many(),
             refused_no_key: daemon.transport.refusals().count_no_key(),
             problems: crate::report::problems(daemon).len(),
+            names: daemon.names.counts(),
             fib: FibSummary::default(),
         };
         (reading, daemon.kernel.fib())
@@ -190,6 +192,13 @@ fn whole(registry: &mut Registry, reading: &Reading) {
         "connections_refused",
         "Connections to the BGP port closed without asking any session",
         refused.map(|(reason, count)| (vec![("reason", reason.to_owned())], count)),
+    );
+    counter(
+        registry,
+        "name_queries",
+        "Questions of containers and this host to the resolver for names, by how they ended",
+        (reading.names.iter())
+            .map(|(outcome, count)| (vec![("outcome", (*outcome).to_owned())], *count)),
     );
 }
 

@@ -185,6 +185,8 @@ pub(crate) fn problems(daemon: &Daemon) -> Vec<pb::Problem> {
     let keys = daemon.key_problems();
     let pods = daemon.cni_conf.problems();
     let pods = pods.iter().map(|(reason, text)| problem(reason, text));
+    let names = daemon.names.problems();
+    let names = names.iter().map(|text| problem("Names", text));
     refused
         .chain(incomplete)
         .chain(listen)
@@ -195,6 +197,7 @@ pub(crate) fn problems(daemon: &Daemon) -> Vec<pb::Problem> {
         .chain(source)
         .chain(bfd)
         .chain(pods)
+        .chain(names)
         .collect()
 }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -16,6 +17,7 @@ use crate::fib::FibEvent;
 use crate::keys::Vault;
 use crate::last_life::Note;
 use crate::metrics::Metrics;
+use crate::names::Names;
 use crate::report::Reporter;
 
 /// What one speaker is started with.
@@ -70,6 +72,8 @@ impl Speaker {
         let (reporter, reports) = Reporter::new(&settings.node);
         let last_life = Note::new(&settings.state_dir);
         let vault = Arc::new(Vault::new(settings.keys));
+        let names = Names::start(settings.cni.data_dir.clone())
+            .context("cannot start a thread for names of containers")?;
         let (daemon, kernel_events) = Daemon::new(
             settings.listen,
             bfd,
@@ -77,6 +81,7 @@ impl Speaker {
             last_life,
             Arc::clone(&vault),
             CniConf::start(settings.cni),
+            names,
         );
         let source = desired::Settings {
             node: settings.node,

@@ -45,7 +45,7 @@ pub use peer::{
     BfdAuthKind, BfdAuthentication, BfdSpec, LocalAddress, NextHopSpec, PasswordSpec, PeerSpec,
     SecretKey, Shutdown, TcpAoAlgorithm, TcpAoKey, TcpAoSpec, TtlSecurity,
 };
-pub use pods::{ChainedPlugin, PodsSpec};
+pub use pods::{ChainedPlugin, NamesSpec, PodsSpec};
 pub use policy::{
     ActionSpec, LengthSpec, MatchSpec, OriginSpec, PrefixSpec, PrependSpec, RoutePolicySpec,
     RuleSpec, SetNextHop, SetSpec, SourceSpec,

@@ -1,6 +1,7 @@
 //! Fabric: what the CNI plugin gives to pods.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,32 @@ pub struct PodsSpec {
     /// What `tuning` sets in every pod, such as `net.core.somaxconn: "1024"`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,
+    /// A resolver on every node, by which containers find those of their networks by name. When not
+    /// given, there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub names: Option<NamesSpec>,
+}
+
+/// The resolver for names of containers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct NamesSpec {
+    /// What names in full end in, behind the name of the network.
+    pub domain: String,
+    /// Who is asked for all other names, in this order; nobody when the list is empty. When not given,
+    /// the resolvers of the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forward: Option<Vec<IpAddr>>,
+}
+
+impl Default for NamesSpec {
+    fn default() -> NamesSpec {
+        NamesSpec {
+            domain: "pods.internal".to_owned(),
+            forward: None,
+        }
+    }
 }
 
 impl Default for PodsSpec {
@@ -32,6 +59,7 @@ impl Default for PodsSpec {
             cooldown_seconds: Number::new(60).expect("a minute is less than a day"),
             chained: Vec::new(),
             sysctls: BTreeMap::new(),
+            names: None,
         }
     }
 }

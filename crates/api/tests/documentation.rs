@@ -36,6 +36,7 @@ fn every_field_is_documented() {
         ("Fabric", "{decision: {zzzzzz: 0}}"),
         ("Fabric", "{kernel: {zzzzzz: 0}}"),
         ("Fabric", "{pods: {zzzzzz: 0}}"),
+        ("Fabric", "{pods: {names: {zzzzzz: 0}}}"),
         ("Pool", "{zzzzzz: 0}"),
         ("Pool", "{nodeSelector: {zzzzzz: 0}}"),
         ("Pool", "{nodeSelector: {matchExpressions: [{zzzzzz: 0}]}}"),

@@ -2,11 +2,13 @@
 //!
 //! - [`ipam`]: where a network's addresses come from, checked;
 //! - [`leases`]: which container holds which address;
+//! - [`names`]: where containers ask for names;
 //! - [`node`]: the node file, by which the plugin knows the node's subnets without asking anybody.
 //! - [`spec`]: how a runtime talks to the plugin: configuration, environment, results, errors.
 
 pub mod ipam;
 pub mod leases;
+pub mod names;
 pub mod node;
 pub mod spec;
 

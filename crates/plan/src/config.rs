@@ -151,6 +151,17 @@ pub struct PodsConfig {
     pub chained: Vec<String>,
     /// What `tuning` sets in every pod.
     pub sysctls: BTreeMap<String, String>,
+    /// The resolver for names of containers; none when absent.
+    pub names: Option<NamesConfig>,
+}
+
+/// What the resolver for names of containers answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NamesConfig {
+    /// What names in full end in: `pods.internal`.
+    pub domain: String,
+    /// Who is asked for other names; the host's resolvers when absent.
+    pub forward: Option<Vec<IpAddr>>,
 }
 
 impl From<&api::PodsSpec> for PodsConfig {
@@ -161,6 +172,10 @@ impl From<&api::PodsSpec> for PodsConfig {
             cooldown_seconds: spec.cooldown_seconds.get(),
             chained: chained.map(|plugin| plugin.name().to_owned()).collect(),
             sysctls: spec.sysctls.clone(),
+            names: spec.names.as_ref().map(|names| NamesConfig {
+                domain: names.domain.clone(),
+                forward: names.forward.clone(),
+            }),
         }
     }
 }

@@ -25,8 +25,8 @@ use api::Resources;
 use bgp::types::{Asn, RouterId};
 
 pub use config::{
-    BfdAuthentication, BfdSession, KernelConfig, Masquerade, MasqueradedPool, NodeConfig,
-    PodsConfig, Purpose, Subnet,
+    BfdAuthentication, BfdSession, KernelConfig, Masquerade, MasqueradedPool, NamesConfig,
+    NodeConfig, PodsConfig, Purpose, Subnet,
 };
 pub use wanted::{WantedNumber, WantedSubnet, fixed_numbers, wanted_numbers, wanted_subnets};
 

@@ -19,6 +19,7 @@ use proto::controller::v1 as pb;
 mod bfd;
 mod keys;
 mod masquerade;
+mod names;
 mod pods;
 pub mod routes;
 
@@ -298,7 +299,7 @@ pub fn from_proto(config: pb::NodeConfig) -> Result<NodeConfig, WireError> {
         },
         pods: config
             .pods
-            .map_or_else(PodsConfig::default, pods::from_proto),
+            .map_or_else(|| Ok(PodsConfig::default()), pods::from_proto)?,
         bfd: each("bfd", config.bfd, bfd::from_proto)?,
         masquerade: config.masquerade.map(masquerade::from_proto).transpose()?,
     })

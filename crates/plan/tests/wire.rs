@@ -12,8 +12,8 @@ use bgp::config::{
 use bgp::types::{Asn, Family, RouterId};
 use plan::wire::{from_proto, to_proto};
 use plan::{
-    BfdAuthentication, BfdSession, KernelConfig, Masquerade, MasqueradedPool, NodeConfig,
-    PodsConfig, Purpose, Subnet,
+    BfdAuthentication, BfdSession, KernelConfig, Masquerade, MasqueradedPool, NamesConfig,
+    NodeConfig, PodsConfig, Purpose, Subnet,
 };
 use proto::controller::v1 as pb;
 
@@ -113,6 +113,13 @@ fn config() -> NodeConfig {
             cooldown_seconds: 30,
             chained: vec!["portmap".into(), "tuning".into()],
             sysctls: [("net.core.somaxconn".into(), "1024".into())].into(),
+            names: Some(NamesConfig {
+                domain: "pods.internal".into(),
+                forward: Some(vec![
+                    "192.0.2.53".parse().unwrap(),
+                    "fd00::53".parse().unwrap(),
+                ]),
+            }),
         },
         bfd: vec![BfdSession {
             peer: "tor".into(),

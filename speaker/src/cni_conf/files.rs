@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use ::cni::names::{ADDRESS4, ADDRESS6};
 use ::cni::node::{self, NodeFile, NodeFileError};
 use serde_json::Value;
 
@@ -57,7 +58,11 @@ impl Files {
             mtu: mtu.unwrap_or(ETHERNET),
             cooldown_seconds: wanted.cooldown_seconds,
             route_protocol: ::cni::ROUTE_PROTOCOL,
-            names: None,
+            names: wanted.names.as_ref().map(|domain| node::Names {
+                address4: Some(ADDRESS4),
+                address6: Some(ADDRESS6),
+                domain: domain.clone(),
+            }),
         };
         match found.as_ref() == Some(&file) {
             true => Ok(()),

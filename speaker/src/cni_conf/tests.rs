@@ -57,6 +57,7 @@ fn wanted(ready: bool) -> Wanted {
         ))],
         mtu: Some(1450),
         cooldown_seconds: 60,
+        names: None,
         ready,
         ..Wanted::default()
     }

@@ -3,8 +3,8 @@
 use super::{Findings, bfd_echo, bfd_key, long_lived_without_restart, several, timers, topology};
 use crate::parse::{Item, Loaded};
 use crate::{
-    AsNumber, AsnSource, ChainedPlugin, FabricSpec, GracefulRestartSpec, Mistake, NodeText,
-    TimersSpec,
+    AsNumber, AsnSource, ChainedPlugin, FabricSpec, GracefulRestartSpec, Mistake, NamesSpec,
+    NodeText, TimersSpec,
 };
 
 /// Numbers in use by others, from `/etc/iproute2/rt_protos` and the kernel's headers.
@@ -122,6 +122,53 @@ fn pods(fabric: &Item<FabricSpec>, findings: &mut Findings<'_>) {
         );
         findings.mistake(&fabric.document, "spec.pods.sysctls", message);
     }
+    if let Some(spec) = &pods.names {
+        names(fabric, spec, findings);
+    }
+}
+
+/// What answers there can be.
+fn names(fabric: &Item<FabricSpec>, names: &NamesSpec, findings: &mut Findings<'_>) {
+    if !is_domain(&names.domain) {
+        let message = format!(
+            "`{}` is no domain for names of containers; allowed: labels of small letters, digits and - with \
+             dots between them, of {LONGEST_DOMAIN} characters at most, such as `pods.internal`",
+            names.domain
+        );
+        findings.mistake(&fabric.document, "spec.pods.names.domain", message);
+    }
+    let forward = names.forward.as_deref().unwrap_or_default();
+    for (at, resolver) in forward.iter().enumerate() {
+        let place = format!("spec.pods.names.forward[{at}]");
+        if forward[..at].contains(resolver) {
+            let message = format!("`{resolver}` is there twice; remove one of them");
+            findings.mistake(&fabric.document, &place, message);
+        }
+        if resolver.is_unspecified() {
+            let message =
+                format!("`{resolver}` is nobody's address; allowed: the address of a resolver");
+            findings.mistake(&fabric.document, &place, message);
+        }
+    }
+    if forward.len() > MOST_RESOLVERS {
+        let message = format!("found {}; allowed: {MOST_RESOLVERS} at most", forward.len());
+        findings.mistake(&fabric.document, "spec.pods.names.forward", message);
+    }
+}
+
+/// A network's and a container's name stand before it, and 253 is the end.
+const LONGEST_DOMAIN: usize = 120;
+const MOST_RESOLVERS: usize = 8;
+
+fn is_domain(domain: &str) -> bool {
+    let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    domain.len() <= LONGEST_DOMAIN
+        && domain.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && label.chars().all(letters)
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        })
 }
 
 /// What `tuning` sets; it refuses others, and names that lead out of that directory.

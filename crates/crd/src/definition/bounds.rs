@@ -17,6 +17,8 @@ const BOUNDS: &[(Kind, &str, u64)] = &[
     (Kind::Fabric, "spec.asn.perRack.values", 4096),
     (Kind::Fabric, "spec.bfd.authentication.keyFile", PATH),
     (Kind::Fabric, "spec.pods.chained", 8),
+    (Kind::Fabric, "spec.pods.names.domain", 120),
+    (Kind::Fabric, "spec.pods.names.forward", 8),
     (Kind::Pool, "spec.prefixes", 64),
     (Kind::Pool, "spec.reserved", 256),
     (Kind::Pool, "spec.masquerade.exempt", 256),

@@ -2,7 +2,7 @@
 
 use proto::controller::v1 as pb;
 
-use super::{WireError, each_text, quoted, text, texts, wrong};
+use super::{WireError, each_text, names, quoted, text, texts, wrong};
 use crate::{PodsConfig, Purpose, Subnet};
 
 pub(super) fn to_proto(pods: &PodsConfig) -> pb::Pods {
@@ -17,18 +17,20 @@ pub(super) fn to_proto(pods: &PodsConfig) -> pb::Pods {
                 value: value.clone(),
             })
             .collect(),
+        names: pods.names.as_ref().map(names::to_proto),
     }
 }
 
-/// All of it is for others to judge: the plugin, and those that come after it.
-pub(super) fn from_proto(pods: pb::Pods) -> PodsConfig {
+/// All else is for others to judge: the plugin, and those that come after it.
+pub(super) fn from_proto(pods: pb::Pods) -> Result<PodsConfig, WireError> {
     let sysctls = pods.sysctls.into_iter();
-    PodsConfig {
+    Ok(PodsConfig {
         mtu: pods.mtu,
         cooldown_seconds: pods.cooldown_seconds,
         chained: pods.chained,
         sysctls: sysctls.map(|it| (it.name, it.value)).collect(),
-    }
+        names: pods.names.map(names::from_proto).transpose()?,
+    })
 }
 
 pub(super) fn subnet_to_proto(subnet: &Subnet) -> pb::Subnet {

@@ -58,6 +58,21 @@ pub(super) const RULES: &[Rule] = &[
         reason: Reason::Required,
     },
     Rule {
+        at: "spec.pods.names.domain",
+        rule: "self.matches('^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\\\\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$')",
+        message: "is no domain for names of containers; allowed: labels of small letters, digits and - with \
+                  dots between them, such as `pods.internal`",
+        field: "",
+        reason: Reason::Invalid,
+    },
+    Rule {
+        at: "spec.pods.names.forward[]",
+        rule: "!isIP(self) || !ip(self).isUnspecified()",
+        message: "is nobody's address; allowed: the address of a resolver",
+        field: "",
+        reason: Reason::Invalid,
+    },
+    Rule {
         at: "spec.pods.sysctls",
         rule: "self.all(key, key.matches('^net(\\\\.[a-zA-Z0-9_/-]+)+$'))",
         message: "allowed: names that begin with `net.`, such as `net.core.somaxconn`",

@@ -71,7 +71,7 @@ pub(super) fn apply(kind: Kind, schema: &mut Value) -> Result<(), Problem> {
         }
     }
     let sets = match kind {
-        Kind::Fabric => ["spec.pods.chained"].as_slice(),
+        Kind::Fabric => ["spec.pods.chained", "spec.pods.names.forward"].as_slice(),
         Kind::Peer => ["spec.import", "spec.export", "spec.families"].as_slice(),
         Kind::Advertisement => ["spec.prefixes"].as_slice(),
         _ => [].as_slice(),

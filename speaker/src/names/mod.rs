@@ -1,0 +1,215 @@
+//! Names of containers on plain hosts: a small resolver for the containers of this node.
+//!
+//! ```text
+//!   leases on disk ──inotify──► attachments.rs ──► zone.rs ◄── who asks, and what may it know?
+//!                                                    ▲
+//!   container ──UDP, TCP port 53──► listen.rs ──► server.rs ──► forward.rs ──► the host's resolvers
+//!                                     message.rs: bytes ⇄ questions and answers
+//!                                     limits.rs: what one container may ask
+//! ```
+//!
+//! It has a thread of its own, so that containers that ask and ask hold up nobody's BGP. It needs no
+//! controller: what it answers is on this node's disk.
+
+mod addresses;
+mod attachments;
+mod counts;
+mod forward;
+mod limits;
+mod listen;
+mod message;
+mod server;
+mod zone;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cni::names::{ADDRESS4, ADDRESS6};
+use tokio::sync::{Notify, watch};
+
+use attachments::Attachments;
+use counts::Counts;
+use forward::{Forward, HOST_RESOLVERS, Upstream};
+use limits::Limits;
+use listen::Listeners;
+use server::{Own, Server};
+use zone::Zone;
+
+/// How often what is missing is tried again, and the leases are read without having been told to.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What the thread is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// Nobody has said yet: what an earlier life has left stays.
+    NotYet,
+    Off,
+    On(plan::NamesConfig),
+}
+
+/// The loop's end of the resolver.
+#[derive(Debug)]
+pub(crate) struct Names {
+    wanted: watch::Sender<Wanted>,
+    shared: Arc<Shared>,
+}
+
+/// What both sides see.
+#[derive(Debug, Default)]
+struct Shared {
+    counts: Arc<Counts>,
+    /// Addresses of this host have changed.
+    readdressed: Notify,
+    problems: Mutex<Vec<String>>,
+}
+
+impl Names {
+    /// Starts the thread; it does nothing before it is configured. The leases are in `data_dir`.
+    ///
+    /// # Errors
+    ///
+    /// There can be no further thread.
+    pub(crate) fn start(data_dir: PathBuf) -> io::Result<Names> {
+        let (wanted, receiver) = watch::channel(Wanted::NotYet);
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        std::thread::Builder::new()
+            .name("names".into())
+            .spawn(move || runtime.block_on(run(receiver, &theirs, data_dir)))?;
+        Ok(Names { wanted, shared })
+    }
+
+    /// What is to be answered from now on; `None`: nothing.
+    pub(crate) fn configure(&self, config: Option<&plan::NamesConfig>) {
+        let wanted = config.map_or(Wanted::Off, |config| Wanted::On(config.clone()));
+        self.wanted.send_if_modified(|last| {
+            let changed = *last != wanted;
+            *last = wanted;
+            changed
+        });
+    }
+
+    /// Addresses of this host have changed: there may be another gateway.
+    pub(crate) fn readdressed(&self) {
+        self.shared.readdressed.notify_one();
+    }
+
+    /// Why names are not answered, or not everywhere.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let problems = self.shared.problems.lock();
+        problems.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many questions ended in which way.
+    pub(crate) fn counts(&self) -> Vec<(&'static str, u64)> {
+        self.shared.counts.read()
+    }
+}
+
+impl Shared {
+    fn tell(&self, problems: Vec<String>) {
+        let mut told = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        for problem in problems.iter().filter(|new| !told.contains(new)) {
+            tracing::warn!(%problem, "names");
+        }
+        *told = problems;
+    }
+}
+
+/// The thread's work, until the loop is gone.
+async fn run(mut wanted: watch::Receiver<Wanted>, shared: &Shared, data_dir: PathBuf) {
+    loop {
+        let now = wanted.borrow_and_update().clone();
+        let work = async {
+            match now {
+                Wanted::NotYet => std::future::pending().await,
+                Wanted::Off => turn_off(shared).await,
+                Wanted::On(config) => serve(config, shared, data_dir.clone()).await,
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            changed = wanted.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+async fn turn_off(shared: &Shared) {
+    shared.tell(Vec::new());
+    if let Err(problem) = addresses::remove(&own_addresses()).await {
+        tracing::warn!(%problem, "names");
+    }
+    std::future::pending().await
+}
+
+fn own_addresses() -> [IpAddr; 2] {
+    [ADDRESS4.into(), ADDRESS6.into()]
+}
+
+/// Answers until it is dropped; its tasks end with it.
+async fn serve(config: plan::NamesConfig, shared: &Shared, data_dir: PathBuf) {
+    let own = Own::default();
+    let forward = match config.forward {
+        Some(addresses) => Forward::To(addresses),
+        None => Forward::File(HOST_RESOLVERS.into()),
+    };
+    let mut attachments = Attachments::new(data_dir);
+    let mut here = attachments.read();
+    let server = Arc::new(Server {
+        zone: watch::Sender::new(Arc::new(Zone::new(&config.domain, &here, &[]))),
+        upstream: Upstream::new(forward, own.clone()),
+        own: own.clone(),
+        limits: Limits::default(),
+        counts: Arc::clone(&shared.counts),
+        reread: Notify::new(),
+    });
+    let mut listeners = Listeners::default();
+    let mut retry = tokio::time::interval(RETRY);
+    retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let mut problems: Vec<String> = attachments.problem().into_iter().collect();
+        let failed = addresses::put(&own_addresses()).await;
+        problems.extend(failed.iter().map(ToString::to_string));
+        let containers: BTreeSet<IpAddr> =
+            here.iter().flat_map(|it| &it.addresses).copied().collect();
+        let mut wanted = listen::gateways(&containers);
+        wanted.extend(own_addresses());
+        own.replace(wanted.clone());
+        let closed = listeners.settle(&wanted, &server);
+        problems.extend(closed.iter().map(|(address, error)| {
+            format!(
+                "cannot answer names at {address} port {}: {error}; is another resolver listening on all \
+                 addresses? Needed: CAP_NET_BIND_SERVICE",
+                forward::PORT
+            )
+        }));
+        if server.upstream.resolvers().is_empty() {
+            problems.push(
+                "nobody to ask for names that are not of containers: no other resolver in \
+                 Fabric.spec.pods.names.forward or /etc/resolv.conf"
+                    .to_owned(),
+            );
+        }
+        shared.tell(problems);
+        tokio::select! {
+            () = attachments.changed() => {}
+            () = server.reread.notified() => {}
+            () = shared.readdressed.notified() => {}
+            _ = retry.tick() => {}
+        }
+        let now = attachments.read();
+        if now != here {
+            here = now;
+            let zone = Arc::new(Zone::new(&config.domain, &here, &[]));
+            tracing::debug!(names = zone.len(), "names of containers");
+            server.zone.send_replace(zone);
+        }
+    }
+}
