@@ -1,3 +1,5 @@
 //! Containers attached to networks by CNI plugins, driven by `cnitool` as by a runtime.
 
+mod lifecycle;
+mod routed;
 mod the_harness_itself;
