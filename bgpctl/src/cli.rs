@@ -140,7 +140,7 @@ pub(crate) enum Color {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show nodes, subnets, peers, routes, configuration or status
+    /// Show nodes, subnets, peers, pods, routes, configuration or status
     #[command(subcommand)]
     Show(Show),
     /// Say why a prefix is reached the way it is, or not at all
@@ -178,6 +178,9 @@ pub(crate) enum Show {
     Peers(Peers),
     /// BFD sessions beside peers
     Bfd(Bfd),
+    /// Containers, the networks they are attached to, and their addresses there
+    #[command(visible_alias = "pod")]
+    Pods(Pods),
     /// Routes
     #[command(visible_alias = "route")]
     Routes(Routes),
@@ -200,6 +203,15 @@ pub(crate) struct Peers {
 pub(crate) struct Bfd {
     /// A peer's name or address
     pub(crate) peer: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pods {
+    /// The beginning of a container's id, a name, an alias or an address
+    pub(crate) pod: Option<String>,
+    /// Only of this network
+    #[arg(long, value_name = "NAME")]
+    pub(crate) network: Option<String>,
 }
 
 #[derive(Debug, Args)]

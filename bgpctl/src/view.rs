@@ -9,12 +9,14 @@ use serde::Serialize;
 mod explanation;
 mod nodes;
 mod peers;
+mod pods;
 mod routes;
 mod status;
 
 pub(crate) use explanation::Explanation;
 pub(crate) use nodes::{Node, SubnetLease};
 pub(crate) use peers::{Peer, WatchedPeer};
+pub(crate) use pods::Pod;
 pub(crate) use routes::{Attributes, Route, RouteChange};
 pub(crate) use status::{ControllerStatus, SpeakerStatus};
 

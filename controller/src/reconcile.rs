@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 use crate::clock::Clock;
 use crate::planning::{family_of, grace, number, pool_of, snapshot, wanted_numbers};
 use crate::projections::Feedback;
-use crate::registry::{Registry, SpeakerState, is_nearly_used_up, size_of};
+use crate::registry::{Registry, SpeakerState, is_nearly_used_up, taken};
 use crate::source::files::now;
 use crate::source::{Loaded, SourceState};
 use crate::standing::Lead;
@@ -363,9 +363,9 @@ impl Reconciler {
                 };
                 let key = (node.clone(), lease.pool.clone(), Family::of(prefix));
                 let tally = tallies.entry(key).or_default();
-                let size = size_of(prefix);
+                let (taken, size) = taken(subnet, prefix);
                 tally.0 += 1;
-                tally.1 = tally.1.saturating_add(u128::from(subnet.used).min(size));
+                tally.1 = tally.1.saturating_add(taken);
                 tally.2 = tally.2.saturating_add(size);
             }
         }

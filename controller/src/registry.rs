@@ -115,8 +115,11 @@ impl Registry {
         };
         let first = !std::mem::replace(&mut stream.reported, true);
         let nearly = report.subnets.iter().any(|subnet| {
-            let prefix = subnet.prefix.parse();
-            prefix.is_ok_and(|prefix| is_nearly_used_up(subnet.used.into(), size_of(prefix)))
+            let Ok(prefix) = subnet.prefix.parse() else {
+                return false;
+            };
+            let (taken, size) = taken(subnet, prefix);
+            is_nearly_used_up(taken, size)
         });
         let before = speaker.report.replace(Arc::new(report));
         let changed = before.is_none_or(|before| {
@@ -269,6 +272,17 @@ impl Registry {
 pub(crate) fn size_of(subnet: IpNetwork) -> u128 {
     let bits = if subnet.is_ipv4() { 32 } else { 128 } - u32::from(subnet.prefix());
     1_u128.checked_shl(bits).unwrap_or(u128::MAX)
+}
+
+/// How many addresses of a subnet no further pod can have now, and how many there are for pods.
+pub(crate) fn taken(subnet: &pb::SubnetUse, prefix: IpNetwork) -> (u128, u128) {
+    let size = match subnet.size {
+        // As an older speaker says it, or one that has more than fit.
+        0 | u64::MAX => size_of(prefix),
+        size => size_of(prefix).min(size.into()),
+    };
+    let taken = u128::from(subnet.used) + u128::from(subnet.cooling);
+    (taken.min(size), size)
 }
 
 /// Whether so much of so many addresses is used that another subnet is needed.

@@ -5,6 +5,7 @@
 //! copied and the loop does a bounded piece of work at a time.
 
 mod convert;
+mod pods;
 mod routes;
 pub(crate) mod socket;
 
@@ -133,6 +134,24 @@ impl SpeakerService for Service {
         }
         let peers = peers.into_iter().map(convert::peer).collect();
         Ok(Response::new(pb::ListPeersResponse { peers }))
+    }
+
+    type ListPodsStream = Stream<pb::PodPage>;
+
+    async fn list_pods(
+        &self,
+        request: Request<pb::ListPodsRequest>,
+    ) -> Result<Response<Self::ListPodsStream>, Status> {
+        let leases = self.asker.ask(|daemon| daemon.leases.known()).await?;
+        let pages = pods::pages(&leases, request.into_inner())?;
+        Ok(stream(|sender| async move {
+            for page in pages {
+                if sender.send(Ok(page)).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        }))
     }
 
     type WatchPeersStream = Stream<pb::Peer>;

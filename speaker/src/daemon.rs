@@ -11,6 +11,7 @@
 //!   fib.rs ─────────FibEvent─►│         one task, one      │      and next hops to watch
 //!     next hops, room         │         turn per event     │
 //!   bfd.rs ─────────BfdEvent─►│                            ├──► bfd.rs: sessions wanted (watch)
+//!   leases.rs ──────changed()►│                            │
 //!   cni_conf.rs ────changed()►│                            ├──► cni_conf.rs: files wanted (watch)
 //!   admin.rs ───────Question─►│                            ├──► watchers (broadcast, may lag)
 //!   metrics.rs ─────Question─►│                            └──► NodeReport (watch) ──► desired.rs
@@ -53,6 +54,7 @@ use crate::desired::{self, Desired, Offer, Source};
 use crate::fib::{FibEvent, FibProblem};
 use crate::keys::{KeyRing, Vault};
 use crate::last_life::Note;
+use crate::leases::{self, Leases};
 use crate::names::Names;
 use crate::report::Reporter;
 use crate::transport::{Event, Transport};
@@ -96,6 +98,13 @@ pub(crate) type WatchedPeer = (
     Option<proto::speaker::v1::Key>,
 );
 
+/// What serves the node's pods.
+pub(crate) struct ForPods {
+    pub(crate) cni_conf: CniConf,
+    pub(crate) names: Names,
+    pub(crate) leases: Leases,
+}
+
 /// The loop's state. Questions read it and give commands; only the loop changes it otherwise.
 pub(crate) struct Daemon {
     pub(crate) engine: Engine,
@@ -116,6 +125,8 @@ pub(crate) struct Daemon {
     pub(crate) cni_conf: CniConf,
     /// The resolver for names of containers.
     pub(crate) names: Names,
+    /// Which container has which address.
+    pub(crate) leases: Leases,
     /// Session changes, for watchers.
     pub(crate) peer_changes: broadcast::Sender<PeerId>,
     listen: Vec<IpAddr>,
@@ -140,9 +151,13 @@ impl Daemon {
         reporter: Reporter,
         note: Note,
         vault: Arc<Vault>,
-        cni_conf: CniConf,
-        names: Names,
+        for_pods: ForPods,
     ) -> (Daemon, mpsc::UnboundedReceiver<FibEvent>) {
+        let ForPods {
+            cni_conf,
+            names,
+            leases,
+        } = for_pods;
         let (kernel, kernel_events) = KernelSide::new();
         let everywhere = || vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         let daemon = Daemon {
@@ -157,6 +172,7 @@ impl Daemon {
             keys: KeyRing::start(vault),
             cni_conf,
             names,
+            leases,
             peer_changes: broadcast::Sender::new(256),
             listen: if listen.is_empty() {
                 everywhere()
@@ -195,6 +211,7 @@ impl Daemon {
                 Some(event) = bfd_events.recv() => self.on_bfd(event),
                 () = self.keys.changed() => self.on_keys(),
                 () = self.cni_conf.changed() => self.changed(),
+                () = self.leases.changed() => self.on_leases(),
                 Some(offer) = desired.offers.recv() => self.on_offer(offer).await,
                 Ok(()) = desired.status.changed() => {
                     self.desired = desired.status.borrow_and_update().clone();
@@ -360,6 +377,14 @@ impl Daemon {
                 self.changed();
             }
         }
+    }
+
+    /// Containers came or went. The kernel's side counts their addresses together with host routes.
+    fn on_leases(&mut self) {
+        let leases = self.leases.known();
+        self.kernel
+            .leased(leases.in_use().map(leases::host).collect());
+        self.changed();
     }
 
     /// A path that is down takes its session down at once. RFC 5882.

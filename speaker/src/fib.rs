@@ -80,8 +80,8 @@ pub(crate) enum FibEvent {
     Room,
     /// All problems there are now, the first hundred of them; told when they change.
     Problems(Vec<FibProblem>),
-    /// Each of our subnets, and how many of its addresses have a route of their own that is not
-    /// ours, as those of pods do; told when that changes.
+    /// Each of our subnets, and how many of its addresses are used: leased to a container, or with a
+    /// route of their own that is not ours, as those of pods have; told when that changes.
     SubnetsUsed(Vec<(Prefix, u64)>),
     /// The smallest MTU of the links towards our peers and the next hops of routes; `None` when none
     /// of them can be reached. Told when that changes.
@@ -225,6 +225,12 @@ impl Fib {
     /// All peers of the node, from now on: how they are reached says what the MTU of the path is.
     pub(crate) fn follow_peers(&self, peers: BTreeSet<IpAddr>) {
         self.queue.push(Request::Peers(peers));
+    }
+
+    /// All addresses that containers have leased, from now on: they count as used, with or without a
+    /// route of their own.
+    pub(crate) fn leased(&self, addresses: BTreeSet<Prefix>) {
+        self.queue.push(Request::Leased(addresses));
     }
 
     /// Ends [`Fib::track`].

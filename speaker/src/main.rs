@@ -10,6 +10,7 @@ mod fib;
 mod health;
 mod keys;
 mod last_life;
+mod leases;
 mod limits;
 mod memory;
 mod metrics;

@@ -2,7 +2,6 @@
 //! once per look of the loop.
 
 use bgp::query::PeerStatus;
-use bgp::types::Prefix;
 use proto::controller::v1 as pb;
 use tokio::sync::watch;
 
@@ -116,31 +115,19 @@ pub(crate) fn build(daemon: &Daemon) -> pb::NodeReport {
     }
 }
 
-/// The node's subnets, how many of their addresses pods have, and their sizes.
+/// The node's subnets, how many addresses pods have of them, and how many they can have.
 pub(crate) fn subnets(daemon: &Daemon) -> Vec<pb::SubnetUse> {
+    let leases = daemon.leases.known();
     let subnets = daemon
         .in_force
         .iter()
         .flat_map(|in_force| &in_force.config.subnets);
     subnets
-        .map(|subnet| pb::SubnetUse {
-            prefix: subnet.prefix.to_string(),
-            used: daemon
-                .subnets_used
-                .get(&subnet.prefix)
-                .copied()
-                .unwrap_or(0),
-            size: size(subnet.prefix),
+        .map(|subnet| {
+            let used = daemon.subnets_used.get(&subnet.prefix);
+            leases.use_of(subnet, used.copied().unwrap_or(0))
         })
         .collect()
-}
-
-/// Addresses in a prefix; what does not fit counts as the largest number.
-fn size(prefix: Prefix) -> u64 {
-    let bits = if prefix.address().is_ipv4() { 32 } else { 128 };
-    1_u64
-        .checked_shl(bits - u32::from(prefix.length()))
-        .unwrap_or(u64::MAX)
 }
 
 /// What a person should know, most serious first.
@@ -183,6 +170,8 @@ pub(crate) fn problems(daemon: &Daemon) -> Vec<pb::Problem> {
     let bfd = daemon.bfd.problems();
     let bfd = bfd.iter().map(|(reason, text)| problem(reason, text));
     let keys = daemon.key_problems();
+    let leases = daemon.leases.known();
+    let leases = leases.problem.iter().map(|text| problem("Leases", text));
     let pods = daemon.cni_conf.problems();
     let pods = pods.iter().map(|(reason, text)| problem(reason, text));
     let names = daemon.names.problems();
@@ -198,6 +187,7 @@ pub(crate) fn problems(daemon: &Daemon) -> Vec<pb::Problem> {
         .chain(bfd)
         .chain(pods)
         .chain(names)
+        .chain(leases)
         .collect()
 }
 
@@ -283,12 +273,5 @@ mod tests {
         }
         reporter.send(report(101_001));
         assert!(reports.has_changed().unwrap());
-    }
-
-    #[test]
-    fn a_subnets_size_is_its_number_of_addresses() {
-        assert_eq!(size("10.64.0.0/24".parse().unwrap()), 256);
-        assert_eq!(size("10.64.0.1/32".parse().unwrap()), 1);
-        assert_eq!(size("fd00::/64".parse().unwrap()), u64::MAX);
     }
 }

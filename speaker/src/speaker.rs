@@ -11,11 +11,12 @@ use tokio::task::JoinHandle;
 use crate::admin::{self, socket::Socket};
 use crate::bfd::{Bfd, BfdEvent};
 use crate::cni_conf::{self, CniConf};
-use crate::daemon::{Daemon, Departure, Questions, questions};
+use crate::daemon::{Daemon, Departure, ForPods, Questions, questions};
 use crate::desired::{self, Desired, Origin};
 use crate::fib::FibEvent;
 use crate::keys::Vault;
 use crate::last_life::Note;
+use crate::leases::Leases;
 use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::report::Reporter;
@@ -74,14 +75,18 @@ impl Speaker {
         let vault = Arc::new(Vault::new(settings.keys));
         let names = Names::start(settings.cni.data_dir.clone())
             .context("cannot start a thread for names of containers")?;
+        let for_pods = ForPods {
+            cni_conf: CniConf::start(settings.cni.clone()),
+            names,
+            leases: Leases::start(settings.cni.data_dir),
+        };
         let (daemon, kernel_events) = Daemon::new(
             settings.listen,
             bfd,
             reporter,
             last_life,
             Arc::clone(&vault),
-            CniConf::start(settings.cni),
-            names,
+            for_pods,
         );
         let source = desired::Settings {
             node: settings.node,

@@ -248,6 +248,7 @@ impl Stream {
                 prefix: subnet.prefix.clone(),
                 used: number % 100,
                 size: 256,
+                cooling: 0,
             };
             report.subnets = config.subnets.iter().map(subnet).collect();
         });

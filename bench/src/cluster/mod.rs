@@ -288,6 +288,7 @@ async fn stream(controller: &Target, node: usize, told: &Told) -> Result<()> {
                 prefix: subnet.prefix.clone(),
                 used: 10,
                 size: 256,
+                cooling: 0,
             })
             .collect(),
         ..pb::NodeReport::default()

@@ -4,6 +4,7 @@ mod bfd;
 mod config;
 mod nodes;
 mod peers;
+mod pods;
 mod routes;
 mod status;
 mod subnets;
@@ -37,6 +38,7 @@ pub(crate) async fn run(
         }
         Show::Peers(arguments) => peers::show(arguments, connector, *output).await?,
         Show::Bfd(arguments) => bfd::show(arguments, connector, *output).await?,
+        Show::Pods(arguments) => pods::show(arguments, connector, *output).await?,
         Show::Routes(arguments) => routes::show(arguments, connector, *output).await?,
         Show::Config => config::show(connector, *output).await?,
         Show::Status => status::show(connector, *output).await?,

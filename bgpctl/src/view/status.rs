@@ -35,6 +35,7 @@ struct SubnetUse {
     prefix: String,
     used: u64,
     size: u64,
+    cooling: u64,
 }
 
 impl From<&speaker::Status> for SpeakerStatus {
@@ -60,6 +61,7 @@ impl From<&speaker::Status> for SpeakerStatus {
                     prefix: subnet.prefix.clone(),
                     used: subnet.used,
                     size: subnet.size,
+                    cooling: subnet.cooling,
                 })
                 .collect(),
             problems: status.problems.iter().map(Problem::from).collect(),

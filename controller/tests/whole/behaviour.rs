@@ -172,6 +172,26 @@ async fn a_node_whose_subnet_is_nearly_used_up_gets_one_more() {
 }
 
 #[tokio::test]
+async fn addresses_that_cool_down_count_and_those_that_no_pod_can_have_do_not() {
+    let bench = Bench::new();
+    bench.nodes(["a"]);
+    let controller = bench.start(&[]);
+    let mut a = Speaker::open(controller.connect().await, "a")
+        .await
+        .unwrap();
+    let first = a.next().await;
+    a.report_use(&first, 20, 64, 31);
+    a.report_use(&first, 20, 64, 32);
+    // Of both families: the speaker says of an IPv6 subnet, too, that it is nearly used up.
+    let second = a.next().await;
+    assert_eq!(subnets(&second).len(), 4);
+    // Of 32 addresses that are not reserved 26 are more than 80 %, of 64 they are not.
+    a.report_use(&second, 26, 64, 0);
+    a.report_use(&second, 26, 32, 0);
+    assert_eq!(subnets(&a.next().await).len(), 6);
+}
+
+#[tokio::test]
 async fn a_subnet_is_given_again_after_the_grace_time_but_not_while_its_speaker_uses_it() {
     let bench = Bench::new();
     bench.write("fabric.yaml", &fabric(0));

@@ -218,10 +218,16 @@ impl Speaker {
 
     /// Says that `config` is in force and that so many addresses of each subnet are used.
     pub(crate) fn report(&self, config: &pb::NodeConfig, used: u64) {
+        self.report_use(config, used, 256, 0);
+    }
+
+    /// As [`Speaker::report`]; of `size` addresses for pods each so many are used and so many cool down.
+    pub(crate) fn report_use(&self, config: &pb::NodeConfig, used: u64, size: u64, cooling: u64) {
         let subnets = config.subnets.iter().map(|subnet| pb::SubnetUse {
             prefix: subnet.prefix.clone(),
             used,
-            size: 256,
+            size,
+            cooling,
         });
         let report = pb::NodeReport {
             node: self.node.clone(),

@@ -35,6 +35,8 @@ pub(crate) struct KernelSide {
     last_set: Option<u32>,
     /// Next hops that are watched, or will be once it has started.
     tracked: BTreeSet<IpAddr>,
+    /// Told to the kernel's side when it starts.
+    leased: BTreeSet<Prefix>,
     /// Those of which nothing has been heard yet.
     unanswered: BTreeSet<IpAddr>,
 }
@@ -52,6 +54,7 @@ impl KernelSide {
             held: None,
             last_set: None,
             tracked: BTreeSet::new(),
+            leased: BTreeSet::new(),
             unanswered: BTreeSet::new(),
         };
         (side, receiver)
@@ -89,10 +92,19 @@ impl KernelSide {
         }
     }
 
+    /// Addresses that containers have, all of them.
+    pub(super) fn leased(&mut self, addresses: BTreeSet<Prefix>) {
+        if let Some(fib) = &self.fib {
+            fib.leased(addresses.clone());
+        }
+        self.leased = addresses;
+    }
+
     fn started(&mut self, fib: Fib) {
         for address in &self.tracked {
             fib.track(*address);
         }
+        fib.leased(self.leased.clone());
         self.fib = Some(Arc::new(fib));
         self.problem = None;
     }

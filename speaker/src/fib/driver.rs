@@ -133,6 +133,8 @@ pub(super) struct Driver {
     pub(super) problems: Vec<FibProblem>,
     /// The use of our subnets, as last told.
     pub(super) used: Vec<(Prefix, u64)>,
+    /// Addresses that containers have, as the CNI plugin says.
+    pub(super) leased: BTreeSet<Prefix>,
     pub(super) problems_dirty: bool,
     pub(super) report_at: Instant,
     ending: Option<Option<oneshot::Sender<()>>>,
@@ -199,6 +201,7 @@ impl Driver {
             overruns: 0,
             problems: Vec::new(),
             used: Vec::new(),
+            leased: BTreeSet::new(),
             problems_dirty: false,
             report_at: now,
             ending: None,
@@ -283,6 +286,10 @@ impl Driver {
                 Some(Request::Untrack(address)) => {
                     self.hops.untrack(address);
                     self.paths_dirty = true;
+                }
+                Some(Request::Leased(leased)) => {
+                    self.problems_dirty |= self.leased != leased;
+                    self.leased = leased;
                 }
                 Some(Request::Peers(peers)) => self.follow_peers(peers),
                 Some(Request::HandedOver(last_set)) => self.down.handed_over(last_set),

@@ -79,19 +79,22 @@ impl Foreign {
             .min_by_key(|route| route.metric)
     }
 
-    /// How many addresses within `subnet` have a route of their own: those of its pods.
-    pub(super) fn hosts_within(&self, subnet: Prefix) -> u64 {
+    /// How many addresses within `subnet` have a route of their own, as those of pods do, or are in
+    /// `leased`, because pods on a link with others have none.
+    pub(super) fn hosts_within(&self, subnet: Prefix, leased: &BTreeSet<Prefix>) -> u64 {
         let longest = if subnet.address().is_ipv4() { 32 } else { 128 };
-        let within = self
-            .routes
-            .range(Prefix::new(subnet.address(), subnet.length())..);
-        within
+        let within = self.routes.range(subnet..);
+        let hosts = within
             .take_while(|(prefix, _)| subnet.contains(**prefix))
             .filter(|(prefix, routes)| {
                 let to_a_pod = |route: &ForeignRoute| route.kind == RouteKind::Unicast;
                 prefix.length() == longest && routes.iter().any(to_a_pod)
-            })
-            .count() as u64
+            });
+        let hosts = hosts.map(|(prefix, _)| prefix);
+        let routed = hosts.filter(|host| !leased.contains(host)).count();
+        let leased = leased.range(subnet..);
+        let leased = leased.take_while(|host| subnet.contains(**host)).count();
+        (routed + leased) as u64
     }
 
     pub(super) fn prefixes(&self) -> impl Iterator<Item = Prefix> {

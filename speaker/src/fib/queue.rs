@@ -27,6 +27,8 @@ pub(super) enum Request {
     Sweep,
     Track(IpAddr),
     Untrack(IpAddr),
+    /// All addresses that containers have leased.
+    Leased(BTreeSet<Prefix>),
     /// All peers of the node.
     Peers(BTreeSet<IpAddr>),
     /// Every set with this number or one before it has been handed over.

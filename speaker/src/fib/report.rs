@@ -154,7 +154,7 @@ impl Driver {
         self.problems_dirty = false;
         let used = self.subnets.wanted();
         let used: Vec<(Prefix, u64)> = used
-            .map(|subnet| (subnet, self.foreign.hosts_within(subnet)))
+            .map(|subnet| (subnet, self.foreign.hosts_within(subnet, &self.leased)))
             .collect();
         if used != self.used {
             self.used.clone_from(&used);

@@ -227,6 +227,7 @@ impl Rig {
             prefix: subnet.prefix.clone(),
             used: 1,
             size: 256,
+            cooling: 0,
         };
         let mut report = pb::NodeReport {
             node: node.to_owned(),

@@ -93,6 +93,12 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// [`Lease::since`] in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn since_ms(&self) -> i64 {
+        self.since.as_millisecond()
+    }
+
     /// Whether it is of this attachment.
     #[must_use]
     pub fn is_of(&self, network: &str, container: &str, ifname: &str) -> bool {

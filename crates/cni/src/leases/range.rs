@@ -72,13 +72,23 @@ impl fmt::Display for Exclusion {
 
 impl Range {
     /// A subnet whose addresses are each routed on their own (/32, /128): no link has the subnet, so
-    /// it has no broadcast address and every IPv4 address is of use. Of IPv6 the Subnet-Router anycast
-    /// address is left out: some stacks do not take it for a host's.
+    /// it has no network or broadcast address, and of a small one every IPv4 address is of use. What
+    /// others may take for such addresses is left out all the same: a first one that ends in 0, a last
+    /// one that ends in 255 (there are firewalls that drop these), the first of IPv6.
     #[must_use]
     pub fn routed(subnet: IpNetwork) -> Range {
         let mut range = Range::whole(subnet);
+        let (first, last) = (range.first, range.last);
         if subnet.is_ipv6() && subnet.prefix() < 127 {
-            range.exclude(range.first, range.first, Exclusion::SubnetRouter);
+            range.exclude(first, first, Exclusion::SubnetRouter);
+        }
+        if subnet.is_ipv4() && subnet.prefix() < 31 {
+            if first & 0xff == 0 {
+                range.exclude(first, first, Exclusion::Network);
+            }
+            if last & 0xff == 0xff {
+                range.exclude(last, last, Exclusion::Broadcast);
+            }
         }
         range
     }
@@ -324,13 +334,21 @@ mod tests {
     }
 
     #[test]
-    fn a_routed_subnet_gives_every_ipv4_address() {
+    fn a_routed_subnet_gives_what_nobody_takes_for_a_network_or_broadcast_address() {
         let range = Range::routed(subnet("10.0.0.4/30"));
         assert_eq!(
             given(&range),
             ["10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.7"]
         );
         assert_eq!(range.usable(), 4);
+        let of = |text: &str| given(&Range::routed(subnet(text)));
+        assert_eq!(of("10.0.0.0/30"), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+        assert_eq!(
+            of("10.0.0.252/30"),
+            ["10.0.0.252", "10.0.0.253", "10.0.0.254"]
+        );
+        assert_eq!(of("10.0.0.0/31"), ["10.0.0.0", "10.0.0.1"]);
+        assert_eq!(Range::routed(subnet("10.0.0.0/23")).usable(), 510);
     }
 
     #[test]

@@ -305,8 +305,19 @@ fn the_addresses_of_pods_are_counted_as_the_use_of_their_subnet() {
         lab.wait_for("three pods are counted", |lab| {
             lab.used == [(subnets[0], 2), (subnets[1], 1)]
         });
+        // Of these two containers one has a route as well; another one's is of no subnet of ours.
+        let leased = ["10.64.1.2/32", "10.64.1.3/32", "10.64.2.4/32"].map(prefix);
+        lab.fib().leased(leased.into());
+        lab.wait_for("another one is counted", |lab| {
+            lab.used == [(subnets[0], 3), (subnets[1], 1)]
+        });
+        ip("route del 10.64.1.255/32 dev a1");
         ip("route del 10.64.1.2/32 dev a0");
-        lab.wait_for("one of them is gone", |lab| {
+        lab.wait_for("the one without a lease is gone", |lab| {
+            lab.used == [(subnets[0], 2), (subnets[1], 1)]
+        });
+        lab.fib().leased([leased[1]].into());
+        lab.wait_for("one container is gone", |lab| {
             lab.used == [(subnets[0], 1), (subnets[1], 1)]
         });
     });

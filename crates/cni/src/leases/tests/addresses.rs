@@ -11,10 +11,10 @@ fn an_address_of_each_family_is_given_and_the_same_again_to_the_same() {
     let machine = Machine::new();
     let request = routed(&["10.64.0.0/24", "fd00:64::/64"]);
     let first = machine.add("a", &request).unwrap();
-    assert_eq!(first, ["10.64.0.0/24", "fd00:64::1/64"]);
+    assert_eq!(first, ["10.64.0.1/24", "fd00:64::1/64"]);
     assert_eq!(
         machine.add("b", &request).unwrap(),
-        ["10.64.0.1/24", "fd00:64::2/64"]
+        ["10.64.0.2/24", "fd00:64::2/64"]
     );
     assert_eq!(machine.add("a", &request).unwrap(), first);
     assert_eq!(machine.snapshot().leases.len(), 2);
@@ -32,7 +32,7 @@ fn both_families_are_given_or_none() {
     );
     assert!(!error.is_temporary());
     let next = machine.add("c", &routed(&["10.64.0.0/24"])).unwrap();
-    assert_eq!(next, ["10.64.0.1/24"]);
+    assert_eq!(next, ["10.64.0.2/24"]);
 }
 
 #[test]
@@ -156,8 +156,8 @@ fn networks_share_the_subnets_of_the_node_and_nothing_else() {
             .remove(0)
     };
     let node = routed(&["10.64.0.0/24"]);
-    assert_eq!(add("pods", "a", &node), "10.64.0.0/24");
-    assert_eq!(add("bridge", "a", &node), "10.64.0.1/24");
+    assert_eq!(add("pods", "a", &node), "10.64.0.1/24");
+    assert_eq!(add("bridge", "a", &node), "10.64.0.2/24");
     let own = Request {
         ranges: vec![Range::on_link(net("192.168.0.0/24"), None)],
         ..Request::default()
@@ -170,8 +170,8 @@ fn networks_share_the_subnets_of_the_node_and_nothing_else() {
         ranges: vec![Range::on_link(net("10.64.0.0/24"), None)],
         ..Request::default()
     };
-    assert_eq!(add("red", "c", &overlap), "10.64.0.2/24");
-    assert_eq!(add("pods", "b", &node), "10.64.0.3/24");
+    assert_eq!(add("red", "c", &overlap), "10.64.0.3/24");
+    assert_eq!(add("pods", "b", &node), "10.64.0.4/24");
 }
 
 #[test]
@@ -312,10 +312,10 @@ fn one_container_may_have_several_interfaces() {
     };
     assert_eq!(
         machine.add_as("pods", second, &request).unwrap(),
-        ["10.64.0.1/24"]
+        ["10.64.0.2/24"]
     );
     machine.del("a").unwrap();
     let leases = machine.open("pods");
     assert!(leases.of("a", "eth0").is_none() && leases.of("a", "net1").is_some());
-    assert_eq!(leases.holder(ip("10.64.0.1")).unwrap().owner.ifname, "net1");
+    assert_eq!(leases.holder(ip("10.64.0.2")).unwrap().owner.ifname, "net1");
 }

@@ -36,7 +36,7 @@ fn a_person_can_read_the_log() {
             r#"{"format":{"name":"routeshare leases","version":1}}"#,
             r#"{"boot":{"id":"boot-1","at":"2026-11-21T15:01:40Z"}}"#,
             concat!(
-                r#"{"lease":{"network":"pods","addresses":["10.64.0.0/24"],"ofNode":true,"#,
+                r#"{"lease":{"network":"pods","addresses":["10.64.0.1/24"],"ofNode":true,"#,
                 r#""owner":{"container":"a","ifname":"eth0","mode":"routed"},"#,
                 r#""since":"2026-11-21T15:01:40Z","cooldownSeconds":60}}"#
             ),
@@ -61,7 +61,7 @@ fn a_line_that_was_not_written_to_its_end_is_cut_off() {
         drop(machine.open("pods"));
         assert_eq!(fs::read(machine.log()).unwrap(), whole);
     }
-    assert_eq!(machine.add("d", &request).unwrap()[0], "10.64.0.3/24");
+    assert_eq!(machine.add("d", &request).unwrap()[0], "10.64.0.4/24");
 }
 
 #[test]
