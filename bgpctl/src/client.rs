@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use proto::controller::v1::admin_service_client::AdminServiceClient;
-use proto::controller::v1::{ListNodesRequest, Node};
+use proto::controller::v1::{GetStatusRequest, ListNodesRequest, Node};
 use proto::speaker::v1::speaker_service_client::SpeakerServiceClient;
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
@@ -13,7 +13,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 use tower::service_fn;
 
 use crate::cli::{CONTROLLER_SOCKET, SPEAKER_SOCKET, Target};
@@ -24,6 +24,10 @@ use crate::kubernetes::{self, Where};
 const NODE: &str = "routeshare-node";
 /// The request metadata that shows a token.
 const AUTHORIZATION: &str = "authorization";
+/// Metadata of a controller's answer that does not lead: where the leader is, as `HOST:PORT`.
+const LEADER: &str = "routeshare-leader";
+/// So often one controller after the other is believed that another one leads.
+const STEPS: usize = 3;
 /// What this program is called as a plugin of kubectl.
 const PLUGIN: &str = "kubectl-bgp";
 /// A page of routes or a node's configuration may be larger than gRPC's 4 MiB.
@@ -101,6 +105,14 @@ impl Opened {
         };
         AdminServiceClient::with_interceptor(self.channel.clone(), said)
             .max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Where the leader is, when the one at the other end says that it is not.
+    async fn leader(&self) -> Option<String> {
+        let answer = self.controller().get_status(GetStatusRequest {}).await;
+        let status = answer.err().filter(|it| it.code() == Code::Unavailable)?;
+        let leader = status.metadata().get(LEADER)?.to_str().ok()?;
+        Some(leader.to_owned())
     }
 
     fn speaker(&self, node: Option<String>) -> Result<Speaker, Failure> {
@@ -276,28 +288,47 @@ impl<'a> Connector<'a> {
 
     async fn open(&self) -> Result<Opened, Failure> {
         let target = self.target;
-        let place = match target.controller.as_deref() {
-            Some(url) if target.cluster.is_named() && url.starts_with("https:") => Where::Url(url),
-            None if target.cluster.direct => Where::Direct,
-            None if self.in_cluster() => Where::Forwarded,
-            _ => return Ok(Opened::plain(self.controller_channel().await?)),
+        let Some(url) = target.controller.as_deref() else {
+            let place = match target.cluster.direct {
+                true => Where::Direct,
+                false if self.in_cluster() => Where::Forwarded,
+                false => {
+                    let path = CONTROLLER_SOCKET.trim_start_matches("unix:");
+                    let channel = unix_channel("controller", Path::new(path)).await?;
+                    return Ok(Opened::plain(channel));
+                }
+            };
+            return self.open_in_cluster(&place).await;
         };
-        let ca = target.ca.as_ref().map(read).transpose()?;
-        let connection = kubernetes::connect(&target.cluster, &place, ca).await?;
+        if let Some(path) = url.strip_prefix("unix:") {
+            let channel = unix_channel("controller", Path::new(path)).await?;
+            return Ok(Opened::plain(channel));
+        }
+        let mut opened = self.open_at(url).await?;
+        if url.starts_with("https:") {
+            for _ in 0..STEPS {
+                let Some(leader) = opened.leader().await else {
+                    break;
+                };
+                opened = self.open_at(&format!("https://{leader}")).await?;
+            }
+        }
+        Ok(opened)
+    }
+
+    async fn open_in_cluster(&self, place: &Where<'_>) -> Result<Opened, Failure> {
+        let ca = self.target.ca.as_ref().map(read).transpose()?;
+        let connection = kubernetes::connect(&self.target.cluster, place, ca).await?;
         Ok(Opened {
             channel: connection.channel,
             authorization: Some(connection.authorization),
         })
     }
 
-    async fn controller_channel(&self) -> Result<Channel, Failure> {
-        let url = self
-            .target
-            .controller
-            .as_deref()
-            .unwrap_or(CONTROLLER_SOCKET);
-        if let Some(path) = url.strip_prefix("unix:") {
-            return unix_channel("controller", Path::new(path)).await;
+    /// The controller at this URL, by its name or by what the one of `--controller` is called.
+    async fn open_at(&self, url: &str) -> Result<Opened, Failure> {
+        if self.target.cluster.is_named() && url.starts_with("https:") {
+            return self.open_in_cluster(&Where::Url(url)).await;
         }
         let wrong = |reason: &str| Failure::Url {
             url: url.to_owned(),
@@ -316,14 +347,22 @@ impl<'a> Connector<'a> {
             Some("http") => {}
             _ => return Err(wrong("no URL of a controller")),
         }
-        endpoint.connect().await.map_err(|source| Failure::Connect {
+        let channel = endpoint.connect().await;
+        let channel = channel.map_err(|source| Failure::Connect {
             url: url.to_owned(),
             source,
-        })
+        })?;
+        Ok(Opened::plain(channel))
     }
 
     fn tls(&self) -> Result<ClientTlsConfig, Failure> {
         let mut tls = ClientTlsConfig::new();
+        // A leader elsewhere has to have the name that was asked for.
+        let uri = self.target.controller.as_deref();
+        let uri = uri.and_then(|url| url.parse::<Uri>().ok());
+        if let Some(host) = uri.as_ref().and_then(Uri::host) {
+            tls = tls.domain_name(host.trim_matches(['[', ']']));
+        }
         if let Some(ca) = &self.target.ca {
             tls = tls.ca_certificate(Certificate::from_pem(read(ca)?));
         }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tracing::debug;
 
+use crate::identity::Ending;
 use crate::secrets::{Name, Secrets, Value};
 use crate::standing::Lead;
 
@@ -25,6 +26,8 @@ pub(crate) struct Stream {
     pub(crate) config: watch::Receiver<Option<Arc<pb::NodeConfig>>>,
     pub(crate) lead: Lead,
     pub(crate) shutdown: CancellationToken,
+    /// It has gone on for too long with what its speaker showed.
+    pub(crate) outlived: Ending,
 }
 
 impl Stream {
@@ -72,6 +75,7 @@ impl Stream {
             tokio::select! {
                 () = self.shutdown.cancelled() => return Err(self.lead.stopping()),
                 status = self.lead.ended() => return Err(status),
+                status = &mut self.outlived => return Err(status),
                 Ok(()) = changes.changed() => {}
                 Ok(()) = self.config.changed() => {}
                 else => return Err(Status::unavailable("the controller is stopping")),
@@ -124,7 +128,33 @@ fn names(config: Option<&pb::NodeConfig>) -> BTreeSet<Name> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
+
+    /// A stream that asks for nothing new, on which nothing happens.
+    fn waiting(outlived: Ending) -> Stream {
+        Stream {
+            node: "n1".into(),
+            secrets: Arc::new(Secrets::new("routeshare")),
+            config: watch::channel(None).1,
+            lead: Lead::alone(),
+            shutdown: CancellationToken::new(),
+            outlived,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_of_keys_ends_with_what_it_was_opened_with() {
+        let end = Status::unauthenticated("the token of this stream has expired");
+        let outlived = Box::pin(std::future::ready(end));
+        let answer = waiting(outlived).answer(&[0; 32], &mut None).await;
+        assert_eq!(answer.unwrap_err().code(), tonic::Code::Unauthenticated);
+        let mut waits = waiting(Box::pin(std::future::pending()));
+        let hour = std::time::Duration::from_secs(3600);
+        let answer = timeout(hour, waits.answer(&[0; 32], &mut None)).await;
+        assert!(answer.is_err(), "{answer:?}");
+    }
 
     #[test]
     fn only_what_a_configuration_names_is_looked_for() {

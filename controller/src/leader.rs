@@ -421,3 +421,6 @@ fn changes(leases: Api<Lease>, name: &str) -> impl Stream<Item = Option<Lease>> 
         Event::InitDone => (!seen).then_some(None),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,10 +105,12 @@ impl ConfigService for Config {
     ) -> Result<Response<Self::TunnelStream>, Status> {
         self.lead.check()?;
         let node = self.node(&request).await?;
+        let outlived = self.trust.ending(request.metadata().as_ref());
         let outgoing = tunnel::open(
             Arc::clone(&self.registry),
             node,
             request.into_inner(),
+            outlived,
             self.shutdown.clone(),
         );
         Ok(Response::new(outgoing))
@@ -131,6 +133,7 @@ impl ConfigService for Config {
             secrets: Arc::clone(secrets),
             lead: self.lead.clone(),
             shutdown: self.shutdown.clone(),
+            outlived: self.trust.ending(request.metadata().as_ref()),
         };
         Ok(Response::new(stream.open(request.into_inner())))
     }

@@ -24,7 +24,7 @@ use tonic::{Status, Streaming};
 use tower::ServiceExt as _;
 use tracing::{debug, info};
 
-use crate::identity::{AUTHORIZATION, Trust};
+use crate::identity::{AUTHORIZATION, Ending, Trust};
 use crate::registry::Registry;
 use crate::standing::Lead;
 
@@ -48,11 +48,13 @@ pub(crate) fn node_of(headers: &http::HeaderMap) -> Result<Option<String>, Statu
     Ok(Some(node.to_owned()))
 }
 
-/// Takes a tunnel into use; returns what is sent to the speaker.
+/// Takes a tunnel into use, until it has `outlived` what it was opened with; returns what is sent to the
+/// speaker.
 pub(crate) fn open(
     registry: Arc<Registry>,
     node: String,
     incoming: Streaming<TunnelChunk>,
+    outlived: Ending,
     shutdown: CancellationToken,
 ) -> ReceiverStream<Result<TunnelChunk, Status>> {
     let (ours, pipe) = tokio::io::duplex(PIPE);
@@ -63,6 +65,7 @@ pub(crate) fn open(
         tokio::select! {
             () = carry(pipe, incoming, sender) => {}
             () = replaced.cancelled() => {}
+            _ = outlived => {}
             () = shutdown.cancelled() => {}
         }
         registry.tunnel_closed(&node, id);

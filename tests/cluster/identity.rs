@@ -3,6 +3,8 @@
 mod authority;
 mod keys;
 mod rights;
+mod routers;
+mod tokens;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -194,6 +196,41 @@ impl Client<'_> {
             let mut client = ConfigServiceClient::new(channel);
             client.watch(self.request(reports)).await.map(drop)
         })
+    }
+
+    /// Opens the streams of all these nodes at once, each on a connection of its own and with a token of
+    /// its own, and gives how many were opened.
+    fn watch_all(&self, all: &[(String, String)]) -> Result<usize, Status> {
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&self.bundle))
+            .domain_name(names::CONTROLLER_SERVICE);
+        let uri = format!("https://{}", self.controller.address());
+        let open = async |node: &str, token: &str| {
+            let endpoint = Endpoint::from_shared(uri.clone()).unwrap();
+            let endpoint = endpoint.tls_config(tls.clone()).unwrap();
+            let channel = endpoint.connect().await;
+            let channel = channel.map_err(|error| Status::unavailable(format!("{error:?}")))?;
+            let report = pb::NodeReport {
+                node: node.to_owned(),
+                ..pb::NodeReport::default()
+            };
+            let mut request = tonic::Request::new(tokio_stream::iter([report]));
+            let bearer = format!("Bearer {token}").parse().unwrap();
+            request.metadata_mut().insert("authorization", bearer);
+            ConfigServiceClient::new(channel).watch(request).await
+        };
+        let ask = || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let opened = all.iter().map(|(node, token)| open(node, token));
+                let opened = futures::future::try_join_all(opened).await?;
+                Ok(opened.len())
+            })
+        };
+        self.cluster.control().within(ask).unwrap()
     }
 
     /// Asks what only operators may.

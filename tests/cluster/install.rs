@@ -77,6 +77,53 @@ fn names(cluster: &Cluster, kinds: &str) -> String {
         .unwrap()
 }
 
+/// `controller.certificateSecret`: the controllers have all of it, the speakers what they trust and not
+/// the key.
+#[track_caller]
+fn a_certificate_of_ones_own_is_mounted(cluster: &Cluster) {
+    let own = [
+        "--reuse-values",
+        "--set",
+        "controller.certificateSecret=own",
+    ];
+    cluster
+        .helm(&[&["upgrade"], &RELEASE[..], &own].concat())
+        .unwrap();
+    let pod = |kind: &str, name: &str| {
+        let workload = get(cluster, kind, "routeshare", name);
+        workload["spec"]["template"]["spec"].clone()
+    };
+    let volume = |pod: &Value, name: &str| {
+        let volumes = pod["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|volume| volume["name"] == name);
+        volume.unwrap_or(&Value::Null).clone()
+    };
+    let controller = pod("deployment", "routeshare-controller");
+    let container = &controller["containers"][0];
+    for (option, file) in [("ca", "ca.crt"), ("cert", "tls.crt"), ("key", "tls.key")] {
+        let argument = json!(format!("--{option}=/etc/routeshare/pki/{file}"));
+        let arguments = container["args"].as_array().unwrap();
+        assert!(arguments.contains(&argument), "{arguments:?}");
+    }
+    let pki = json!({"name": "pki", "mountPath": "/etc/routeshare/pki", "readOnly": true});
+    let mounts = container["volumeMounts"].as_array().unwrap();
+    assert!(mounts.contains(&pki), "{mounts:?}");
+    let secret = &volume(&controller, "pki")["secret"];
+    assert_eq!(secret["secretName"], "own", "{secret}");
+
+    let speaker = pod("daemonset", "routeshare-speaker");
+    let authority = volume(&speaker, "authority");
+    assert!(authority["configMap"].is_null(), "{authority}");
+    assert_eq!(authority["secret"]["secretName"], "own", "{authority}");
+    let items = json!([{"key": "ca.crt", "path": "ca.crt"}]);
+    assert_eq!(authority["secret"]["items"], items, "{authority}");
+    let arguments = speaker["containers"][0]["args"].to_string();
+    assert!(
+        arguments.contains("--ca=/etc/routeshare/authority/ca.crt"),
+        "{arguments}"
+    );
+}
+
 #[test]
 fn helm_makes_the_objects_of_the_base_upgrades_them_and_leaves_only_the_kinds() {
     let cluster = Cluster::start().unwrap();
@@ -133,6 +180,8 @@ fn helm_makes_the_objects_of_the_base_upgrades_them_and_leaves_only_the_kinds() 
         bfd["capabilities"]["add"],
         json!(["SYS_NICE", "IPC_LOCK", "NET_RAW"])
     );
+
+    a_certificate_of_ones_own_is_mounted(&cluster);
 
     let ours = "all,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,pdb";
     assert!(

@@ -26,6 +26,9 @@ use site::{Controller, Site, Target};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// How long the controller may take to come to rest: it writes three objects of each node first, a hundred
+/// a second at most.
+const REST_PATIENCE: Duration = Duration::from_secs(1800);
 /// Nodes that reflect: they have a session with every other node, so an added node concerns them.
 const REFLECTORS: usize = 3;
 /// How often a change is made.
@@ -121,7 +124,7 @@ async fn rest(site: &Site, controller: &Controller) -> Result<()> {
             }
         }
     };
-    timeout(PATIENCE, all)
+    timeout(REST_PATIENCE, all)
         .await
         .context("the controller did not come to rest")?
 }

@@ -46,7 +46,7 @@ spec:
 ";
 
 /// Replaces the Secret.
-fn secret(cluster: &Cluster, kind: &str, keys: &[(&str, &str)]) {
+pub(super) fn secret(cluster: &Cluster, kind: &str, keys: &[(&str, &str)]) {
     let data: Vec<String> = keys
         .iter()
         .map(|(name, key)| format!("  {name}: {key:?}\n"))
@@ -81,7 +81,7 @@ fn bird(machine: &Namespace, cluster: &Cluster, key: &str) -> Bird {
 }
 
 #[track_caller]
-fn wait_for_error(speaker: &Speaker<'_>, peer: &str, words: &str) {
+pub(super) fn wait_for_error(speaker: &Speaker<'_>, peer: &str, words: &str) {
     wait_for(&format!("`{words}` in show peers"), SOON, || {
         let peer = speaker.peer(peer)?;
         let error = peer["lastError"].as_str().unwrap_or_default();
