@@ -27,6 +27,7 @@ type Answer<T> = Result<Response<T>, GrpcStatus>;
 
 #[tonic::async_trait]
 impl SpeakerService for Fake {
+    type ListPodsStream = Pages<PodPage>;
     type WatchPeersStream = Pages<Peer>;
     type ListRoutesStream = Pages<RoutePage>;
     type WatchRoutesStream = Pages<RouteChange>;
@@ -61,6 +62,9 @@ impl SpeakerService for Fake {
         Err(GrpcStatus::unimplemented(""))
     }
     async fn list_peers(&self, _: Request<ListPeersRequest>) -> Answer<ListPeersResponse> {
+        Err(GrpcStatus::unimplemented(""))
+    }
+    async fn list_pods(&self, _: Request<ListPodsRequest>) -> Answer<Pages<PodPage>> {
         Err(GrpcStatus::unimplemented(""))
     }
     async fn watch_peers(&self, _: Request<WatchPeersRequest>) -> Answer<Pages<Peer>> {
