@@ -40,6 +40,7 @@ pub(crate) fn add(request: &Request) -> Result<Success, Error> {
         ));
     }
     let mut host = host_netlink()?;
+    attach::validate(request, &mut host)?;
     let mut container = netns.netlink()?;
     let leased = addresses::lease(request, node.as_ref())?;
     let made = attach::add(&mut Attachment {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use cni::leases::{AllocateError, Durable, Lease, Leases, LogError, Range, Request as Wanted};
 use cni::node::NodeFile;
 use cni::spec::{Code, Error, Mode};
-use ipnetwork::IpNetwork;
 
+use crate::attach;
 use crate::request::{Request, chain, now};
 
 /// For networks with subnets of their own on a host without a node file.
@@ -71,32 +71,16 @@ fn refused(error: &AllocateError) -> Error {
 }
 
 fn ranges(request: &Request, node: Option<&NodeFile>) -> Result<Vec<Range>, Error> {
-    let config = &request.config;
-    let ipam = config.ipam.as_ref();
+    let ipam = request.config.ipam.as_ref();
     let pool = ipam.and_then(|ipam| ipam.pool.as_deref());
-    if let (Some(node), true) = (node, request.needs_node_file()) {
-        let of_mode = |subnet| match config.mode {
-            Mode::Routed => Range::routed(subnet),
-            _ => Range::on_link(subnet, first_host(subnet)),
-        };
-        let ranges = Range::of_node_file(node, pool, of_mode);
-        if ranges.is_empty() {
-            return Err(no_subnet(request, pool));
-        }
-        return Ok(ranges);
+    let ranges = match (request.config.mode, node) {
+        (Mode::Routed, Some(node)) => Range::of_node_file(node, pool, Range::routed),
+        _ => attach::addressing(request, node)?.ranges,
+    };
+    if ranges.is_empty() && request.needs_node_file() {
+        return Err(no_subnet(request, pool));
     }
-    let subnets = ipam.map_or(&[][..], |ipam| &ipam.subnets);
-    let ranges = subnets.iter().map(|of| {
-        let range = Range::on_link(of.subnet, of.gateway.or_else(|| first_host(of.subnet)));
-        let range = of.reserved.iter().copied().fold(range, Range::reserve);
-        range.within(of.range_start, of.range_end).map_err(|error| {
-            Error::new(
-                Code::InvalidConfig,
-                format!("ipam.subnets: {}", chain(&error)),
-            )
-        })
-    });
-    ranges.collect()
+    Ok(ranges)
 }
 
 /// The node has no subnet for the network: one may come.
@@ -111,15 +95,4 @@ pub(crate) fn no_subnet(request: &Request, pool: Option<&str>) -> Error {
         ),
     )
     .details("`bgpctl status` on this node and `bgpctl show pools` say why none was given")
-}
-
-/// The gateway of a subnet that says no other: its first address for hosts.
-pub(crate) fn first_host(subnet: IpNetwork) -> Option<std::net::IpAddr> {
-    match subnet {
-        IpNetwork::V4(subnet) => subnet.nth(1).map(Into::into),
-        IpNetwork::V6(subnet) => {
-            let first = u128::from(subnet.network()).checked_add(1)?;
-            Some(std::net::Ipv6Addr::from(first).into())
-        }
-    }
 }

@@ -3,16 +3,26 @@
 //! - `add`: makes interfaces, addresses and routes, or nothing;
 //! - `check`: says what is not as `add` left it.
 //!
+//! and those with fields of their own in the configuration a `validate`, which looks at them before
+//! anything is written or made.
+//!
 //! Taking away is the same for all ([`remove`]): what is on the host goes by its name, which depends on
 //! nothing but container and interface; what is only in the container goes by the note on it.
 
+mod bridge;
 pub(crate) mod loopback;
+mod on_link;
+mod on_parent;
 mod routed;
+mod shape;
+mod steps;
 
+use cni::ipam::{Addressing, Gateways};
 use cni::leases::Lease;
-use cni::node::NodeFile;
-use cni::spec::{Code, Error, Mode, Success};
+use cni::node::{Names, NodeFile};
+use cni::spec::{Code, Dns, Error, Mode, Success};
 use kernel::link::{self, By};
+use kernel::veth::{self, Veth, VethIndexes};
 use kernel::{Mac, Netlink, Requests};
 
 use crate::answer::{refused, unheard};
@@ -39,6 +49,8 @@ pub(crate) struct Attachment<'a> {
 /// An attachment that is said to be there.
 pub(crate) struct Attached<'a> {
     pub(crate) request: &'a Request,
+    /// `None` only for modes that do without.
+    pub(crate) node: Option<&'a NodeFile>,
     /// The result of the whole chain.
     pub(crate) result: &'a Success,
     pub(crate) lease: &'a Lease,
@@ -48,12 +60,53 @@ pub(crate) struct Attached<'a> {
     pub(crate) container: &'a mut Netlink,
 }
 
+/// Looks at what the configuration says for its mode, before anything is written or made.
+pub(crate) fn validate(request: &Request, host: &mut Netlink) -> Result<(), Error> {
+    let ipam = request.config.ipam.as_ref();
+    let of_node = request.needs_node_file();
+    let mut subnets = ipam.into_iter().flat_map(|ipam| &ipam.subnets);
+    shape::check(request, of_node || subnets.any(|it| it.subnet.is_ipv6()))?;
+    match request.config.mode {
+        Mode::Bridge => bridge::validate(request, host)?,
+        Mode::Macvlan | Mode::Ipvlan => on_parent::validate(request, host)?,
+        Mode::Routed | Mode::Host | Mode::None => return Ok(()),
+    }
+    said(request).map(drop)
+}
+
+/// What the configuration itself says of addresses.
+fn said(request: &Request) -> Result<(Addressing, Gateways), Error> {
+    let config = &request.config;
+    let gateways = match config.mode {
+        Mode::Macvlan | Mode::Ipvlan => on_parent::gateways(request)?,
+        _ => bridge::GATEWAYS,
+    };
+    let checked = Addressing::check(config.ipam.as_ref(), gateways);
+    let mut said = checked.map_err(|error| shape::invalid(error.to_string()))?;
+    if config.internal && said.routes.is_none() {
+        said.routes = Some(Vec::new());
+    }
+    Ok((said, gateways))
+}
+
+/// Where the network's addresses come from, and what goes with them; not for mode `routed`.
+pub(crate) fn addressing(request: &Request, node: Option<&NodeFile>) -> Result<Addressing, Error> {
+    let (mut addressing, gateways) = said(request)?;
+    if let (Some(node), true) = (node, request.needs_node_file()) {
+        let ipam = request.config.ipam.as_ref();
+        let pool = ipam.and_then(|ipam| ipam.pool.as_deref());
+        addressing.add_node_subnets(node, pool, gateways);
+    }
+    Ok(addressing)
+}
+
 /// Makes the interfaces. What a failed call made is gone again; what was there before is not.
 pub(crate) fn add(attachment: &mut Attachment<'_>) -> Result<Success, Error> {
     match attachment.request.config.mode {
         Mode::Routed => routed::add(attachment),
+        Mode::Bridge => bridge::add(attachment),
+        Mode::Macvlan | Mode::Ipvlan => on_parent::add(attachment),
         Mode::Host | Mode::None => Ok(Success::default()),
-        mode => Err(unknown(mode)),
     }
 }
 
@@ -61,9 +114,15 @@ pub(crate) fn add(attachment: &mut Attachment<'_>) -> Result<Success, Error> {
 pub(crate) fn check(attached: &mut Attached<'_>) -> Result<Vec<String>, Error> {
     match attached.request.config.mode {
         Mode::Routed => routed::check(attached),
+        Mode::Bridge => bridge::check(attached),
+        Mode::Macvlan | Mode::Ipvlan => on_parent::check(attached),
         Mode::Host | Mode::None => Ok(Vec::new()),
-        mode => Err(unknown(mode)),
     }
+}
+
+/// What containers of a network had in common, once none is left of it.
+pub(crate) fn collect(network: &str, host: &mut Netlink) -> Result<(), Error> {
+    bridge::collect(network, host)
 }
 
 /// Takes away what there is of an attachment.
@@ -99,7 +158,8 @@ pub(crate) fn remove_in(netns: &Netns, request: &Request) -> Result<(), Error> {
     remove_marked(netns, &environment.ifname, ours)
 }
 
-/// Takes away the interface `ifname` in a namespace if it bears this note.
+/// Takes away the interface `ifname` in a namespace if it bears this note, and one that an ADD which was
+/// killed has not yet given its name.
 pub(crate) fn remove_marked(netns: &Netns, ifname: &str, ours: Mark<'_>) -> Result<(), Error> {
     let mut container = netns.netlink()?;
     let found = link::find(&mut container, By::Name(ifname)).map_err(|error| unheard(&error))?;
@@ -108,7 +168,8 @@ pub(crate) fn remove_marked(netns: &Netns, ifname: &str, ours: Mark<'_>) -> Resu
     {
         remove_link(&mut container, By::Index(link.index), ifname)?;
     }
-    Ok(())
+    let name = host_name(ours.container, ours.ifname);
+    remove_link(&mut container, By::Name(&name), &name).map(drop)
 }
 
 /// Whether there was one.
@@ -144,12 +205,59 @@ pub(crate) fn requested_mac(request: &Request) -> Result<Option<Mac>, Error> {
     }
 }
 
-fn unknown(mode: Mode) -> Error {
-    Error::new(
-        Code::UnsupportedField,
+/// Makes a veth pair for the attachment. One that this container had in a namespace which it no longer has
+/// gives way.
+fn make_pair(attachment: &mut Attachment<'_>, pair: &Veth<'_>) -> Result<VethIndexes, Error> {
+    let (name, ifname) = (pair.here.name, pair.there.name);
+    let attempt = || {
         format!(
-            "field \"mode\" of the network configuration is {:?}, which is not built in",
-            mode.as_str()
-        ),
-    )
+            "make the interface {ifname} (MTU {}) in {} and {name} on the host",
+            pair.mtu,
+            attachment.netns.path().display(),
+        )
+    };
+    for _ in 0..2 {
+        let outcome = veth::create(attachment.host, pair).map_err(|error| unheard(&error))?;
+        let failure = match outcome {
+            Ok(made) => return Ok(made),
+            Err(failure) if failure.errno == libc::EEXIST => failure,
+            Err(failure) => return Err(refused(&attempt(), &failure)),
+        };
+        let there = link::find(attachment.container, By::Name(ifname));
+        if there.map_err(|error| unheard(&error))?.is_some() {
+            return Err(refused(&attempt(), &failure).details(is_taken(ifname)));
+        }
+        remove_link(attachment.host, By::Name(name), name)?;
+    }
+    Err(Error::new(
+        Code::TryAgainLater,
+        format!("cannot {}: somebody else makes it, too", attempt()),
+    ))
+}
+
+/// What to do about an interface of the container that is there already.
+fn is_taken(ifname: &str) -> String {
+    format!("the container has an interface {ifname}: DEL it first, or choose another CNI_IFNAME")
+}
+
+/// What goes into the container's `resolv.conf`: as configured, else the node's resolver where it serves
+/// names.
+fn name_servers(
+    request: &Request,
+    node: Option<&NodeFile>,
+    servers: impl FnOnce(&Names) -> Vec<String>,
+) -> Dns {
+    if let Some(dns) = &request.config.dns {
+        return dns.clone();
+    }
+    let Some(names) = node.and_then(|node| node.names.as_ref()) else {
+        return Dns::default();
+    };
+    let domain = format!("{}.{}", request.config.name, names.domain).to_lowercase();
+    Dns {
+        nameservers: servers(names),
+        search: vec![domain.clone()],
+        domain,
+        options: Vec::new(),
+    }
 }

@@ -48,8 +48,10 @@ pub(crate) fn check(request: &Request) -> Result<(), Error> {
         ));
     };
     let mut found = as_leased(request, result, lease);
+    let node = request.node_file()?;
     found.extend(attach::check(&mut Attached {
         request,
+        node: node.as_ref(),
         result,
         lease,
         mark: Mark {

@@ -54,6 +54,9 @@ pub(crate) fn gc(request: &Request) -> Result<(), Error> {
     let freed = open(request)?.retain(stays);
     freed.map_err(|error| unusable(&error))?;
     routes(request, &mut host)?;
+    if open(request)?.all().next().is_none() {
+        attach::collect(network, &mut host)?;
+    }
     remains.first.map_or(Ok(()), Err)
 }
 

@@ -73,6 +73,17 @@ pub(crate) fn container_mac(container: &str, ifname: &str) -> Mac {
     Mac([0x02, a, b, c, d, e])
 }
 
+/// The MAC address of the host's end where it is a port of a bridge, beside others.
+pub(crate) fn port_mac(container: &str, ifname: &str) -> Mac {
+    let [a, b, c, d, e, ..] = hash(&["port", container, ifname]).to_be_bytes();
+    Mac([0x02, a, b, c, d, e])
+}
+
+/// What a bridge is called whose network has too long a name.
+pub(crate) fn bridge_name(network: &str) -> String {
+    format!("br-{}", &host_name(network, "bridge")[2..14])
+}
+
 /// FNV-1a of 64 bits, mixed at the end: never to be changed, names on hosts are made of it.
 fn hash(words: &[&str]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;

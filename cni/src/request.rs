@@ -53,8 +53,12 @@ impl Request {
         match self.config.mode {
             Mode::Host | Mode::None => false,
             Mode::Routed => true,
-            Mode::Bridge | Mode::Macvlan | Mode::Ipvlan => {
+            // They may have none at all: what is on the parent's link is the fabric's.
+            Mode::Macvlan | Mode::Ipvlan if !self.config.is_routed_ipvlan() => {
                 ipam.is_some_and(|ipam| ipam.pool.is_some())
+            }
+            Mode::Bridge | Mode::Macvlan | Mode::Ipvlan => {
+                ipam.is_none_or(|ipam| ipam.subnets.is_empty())
             }
         }
     }

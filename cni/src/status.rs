@@ -5,6 +5,8 @@ use cni::node::{NodeFile, State};
 use cni::spec::{Code, Error, Mode};
 
 use crate::addresses::{no_subnet, unusable};
+use crate::attach;
+use crate::netns::host_netlink;
 use crate::request::{Request, now};
 
 /// That addresses are used up, for a while, is no error: a runtime would take the whole node for
@@ -31,6 +33,8 @@ pub(crate) fn status(request: &Request) -> Result<(), Error> {
     let read = now()
         .and_then(|now| Snapshot::read(request.data_dir(), &now).map_err(|error| unusable(&error)));
     read.map_err(not_available)?;
+    let mut host = host_netlink()?;
+    attach::validate(request, &mut host).map_err(not_available)?;
     if config.mode == Mode::Routed {
         forwards(node.as_ref())?;
     }

@@ -42,6 +42,8 @@ pub const FAKETIME: Tool = tool("faketime", "faketime");
 pub const USER_MODE_LINUX: Tool = tool("linux.uml", "user-mode-linux");
 /// Drivers for it.
 pub const KMOD: Tool = tool("insmod", "kmod");
+/// A firewall for it: its nf_tables knows no families.
+pub const IPTABLES: Tool = tool("iptables-legacy", "iptables");
 /// A C++ compiler, for libFuzzer, and with it one for C.
 pub const CXX: Tool = tool("c++", "g++");
 

@@ -14,9 +14,21 @@ use crate::process::{Daemon, output};
 use crate::wait::try_wait_for;
 
 /// What it needs.
-pub const TOOLS: [Tool; 3] = [packages::USER_MODE_LINUX, packages::KMOD, packages::CXX];
+pub const TOOLS: [Tool; 4] = [
+    packages::USER_MODE_LINUX,
+    packages::KMOD,
+    packages::IPTABLES,
+    packages::CXX,
+];
 /// Drivers of it that every lab needs.
-const MODULES: [&str; 6] = ["ipv6", "veth", "bridge", "macvlan", "8021q", "nf_tables"];
+const MODULES: [&str; 6] = [
+    "ipv6",
+    "veth",
+    "bridge",
+    "macvlan",
+    "8021q",
+    "iptable_filter",
+];
 /// Where the Debian package has them.
 const DIRECTORY: &str = "/usr/lib/uml/modules";
 /// Set for a test that runs there.

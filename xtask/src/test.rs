@@ -142,6 +142,7 @@ impl Part {
                     packages::GOBGP,
                     packages::USER_MODE_LINUX,
                     packages::KMOD,
+                    packages::IPTABLES,
                     packages::CXX,
                 ];
                 packages::ensure(&tools, |text| println!("  {text}"))?;

@@ -13,11 +13,12 @@ use cni::leases::Lease;
 use cni::node::NodeFile;
 use cni::spec::{Address, Code, Dns, Error, Interface, Route, Success};
 use ipnetwork::IpNetwork;
-use kernel::link::{self, By};
+use kernel::link::By;
 use kernel::route::Owner;
-use kernel::veth::{self, Veth, VethEnd, VethIndexes};
-use kernel::{Destination, Failure, LinkChange, Mac, Path, Requests};
+use kernel::veth::{Veth, VethEnd, VethIndexes};
+use kernel::{Destination, LinkChange, Mac, Path, Requests};
 
+use super::steps::{BEHIND, MAIN, STATIC, Steps};
 use super::{Attachment, loopback, remove_link};
 use crate::answer::{refused, unheard};
 use crate::mark::{HOST_MAC, container_mac, host_name};
@@ -31,10 +32,6 @@ pub(super) use check::check;
 pub(super) const GATEWAY4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
 /// Where containers send IPv6 packets.
 pub(super) const GATEWAY6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
-/// `RT_TABLE_MAIN`.
-const MAIN: u32 = 254;
-/// `RTPROT_STATIC`: of the routes in a container.
-const STATIC: u8 = 4;
 
 /// What is to be made.
 struct Plan {
@@ -95,34 +92,7 @@ impl Plan {
             mtu: self.mtu,
             alias: &alias,
         };
-        let attempt = || {
-            format!(
-                "make the interface {ifname} (MTU {}) in {} and {} on the host",
-                self.mtu,
-                attachment.netns.path().display(),
-                self.host_name
-            )
-        };
-        for _ in 0..2 {
-            let outcome = veth::create(attachment.host, &pair).map_err(|error| unheard(&error))?;
-            let failure = match outcome {
-                Ok(made) => return Ok(made),
-                Err(failure) if failure.errno == libc::EEXIST => failure,
-                Err(failure) => return Err(refused(&attempt(), &failure)),
-            };
-            let there = link::find(attachment.container, By::Name(ifname));
-            if there.map_err(|error| unheard(&error))?.is_some() {
-                return Err(refused(&attempt(), &failure).details(format!(
-                    "the container has an interface {ifname}: DEL it first, or choose another CNI_IFNAME"
-                )));
-            }
-            // This container's in a namespace that it no longer has.
-            remove_link(attachment.host, By::Name(&self.host_name), &self.host_name)?;
-        }
-        Err(Error::new(
-            Code::TryAgainLater,
-            format!("cannot {}: somebody else makes it, too", attempt()),
-        ))
+        super::make_pair(attachment, &pair)
     }
 
     fn set_up_host(&self, attachment: &mut Attachment<'_>, made: VethIndexes) -> Result<(), Error> {
@@ -298,43 +268,6 @@ impl Plan {
     }
 }
 
-/// Metric of a default route beside another one, less the interface's number.
-const BEHIND: u32 = 2048;
-
-/// Requests with what each is for.
-#[derive(Default)]
-struct Steps {
-    requests: Requests,
-    attempts: Vec<String>,
-}
-
-impl Steps {
-    fn add(&mut self, attempt: impl Into<String>, request: impl FnOnce(&mut Requests)) {
-        request(&mut self.requests);
-        self.attempts.push(attempt.into());
-    }
-
-    fn len(&self) -> usize {
-        self.attempts.len()
-    }
-
-    /// All at once; those that failed, with what they were for.
-    fn carry_out(
-        &mut self,
-        netlink: &mut kernel::Netlink,
-    ) -> Result<Vec<(String, Failure)>, Error> {
-        let mut failures = Vec::new();
-        netlink
-            .carry_out(&mut self.requests, &mut failures)
-            .map_err(|error| unheard(&error))?;
-        let attempts = std::mem::take(&mut self.attempts);
-        Ok(failures
-            .into_iter()
-            .map(|failure| (attempts[failure.request].clone(), failure))
-            .collect())
-    }
-}
-
 fn add_route(steps: &mut Steps, to: IpNetwork, interface: u32, metric: u32) {
     let owner = Owner {
         table: MAIN,
@@ -388,29 +321,14 @@ fn routes(request: &Request, addresses: &[IpAddr]) -> Result<Vec<IpNetwork>, Err
     Ok(wanted.into_iter().filter(of_family).collect())
 }
 
-/// What goes into the container's `resolv.conf`: as configured, else the node's resolver.
+/// The node's resolver, by the addresses that the container can reach.
 fn name_servers(request: &Request, node: Option<&NodeFile>, lease: &Lease) -> Dns {
-    if let Some(dns) = &request.config.dns {
-        return dns.clone();
-    }
-    let Some(names) = node.and_then(|node| node.names.as_ref()) else {
-        return Dns::default();
-    };
-    let has = |v4: bool| {
-        lease
-            .addresses
-            .iter()
-            .any(|address| address.is_ipv4() == v4)
-    };
-    let v4 = names.address4.filter(|_| has(true)).map(|a| a.to_string());
-    let v6 = names.address6.filter(|_| has(false)).map(|a| a.to_string());
-    let domain = format!("{}.{}", request.config.name, names.domain).to_lowercase();
-    Dns {
-        nameservers: v4.into_iter().chain(v6).collect(),
-        search: vec![domain.clone()],
-        domain,
-        options: Vec::new(),
-    }
+    let has = |v4: bool| lease.addresses.iter().any(|it| it.is_ipv4() == v4);
+    super::name_servers(request, node, |names| {
+        let v4 = names.address4.filter(|_| has(true)).map(|a| a.to_string());
+        let v6 = names.address6.filter(|_| has(false)).map(|a| a.to_string());
+        v4.into_iter().chain(v6).collect()
+    })
 }
 
 fn gateway(address: IpAddr) -> IpAddr {

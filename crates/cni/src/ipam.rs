@@ -17,6 +17,8 @@ pub enum Gateways {
     Always,
     /// Only where one is said.
     AsSaid,
+    /// None: each address stands alone, and everything is on the link. One that is said is an error.
+    Never,
 }
 
 /// `ipam`, checked.
@@ -29,6 +31,8 @@ pub struct Addressing {
     /// Destination and next hop; without one, by the gateway of the container's subnet. `None`: a default
     /// route by the gateway, where there is one.
     pub routes: Option<Vec<(IpNetwork, Option<IpAddr>)>>,
+    /// Default routes are out of the link, without a next hop.
+    pub all_on_link: bool,
 }
 
 /// Why there can be no such network. The texts begin with the field.
@@ -110,7 +114,10 @@ impl Addressing {
     ///
     /// [`IpamError`]: the first thing that cannot be.
     pub fn check(ipam: Option<&Ipam>, gateways: Gateways) -> Result<Addressing, IpamError> {
-        let mut addressing = Addressing::default();
+        let mut addressing = Addressing {
+            all_on_link: gateways == Gateways::Never,
+            ..Addressing::default()
+        };
         let Some(ipam) = ipam else {
             return Ok(addressing);
         };
@@ -150,7 +157,7 @@ impl Addressing {
         let subnets = node.subnets.iter();
         for subnet in subnets.filter(|it| it.purpose == PODS && of_pool(&it.pool)) {
             let gateway = gateways.unless_said(subnet.prefix);
-            let range = Range::on_link(subnet.prefix, gateway).of_node();
+            let range = gateways.range(subnet.prefix, gateway).of_node();
             let range = subnet.reserved.iter().copied().fold(range, Range::reserve);
             self.ranges.push(match subnet.state {
                 State::Active => range,
@@ -175,7 +182,11 @@ impl Addressing {
         let of_family = |v4: bool| addresses.iter().find(|address| address.is_ipv4() == v4);
         let gateway = |v4: bool| self.gateway_of(*of_family(v4)?);
         let Some(routes) = &self.routes else {
-            let defaults = [true, false].map(|v4| Some((default(v4), Some(gateway(v4)?))));
+            let defaults = [true, false].map(|v4| {
+                of_family(v4)?;
+                let by = gateway(v4);
+                (by.is_some() || self.all_on_link).then_some((default(v4), by))
+            });
             return defaults.into_iter().flatten().collect();
         };
         let routes = routes.iter().filter_map(|(destination, said)| {
@@ -232,6 +243,9 @@ fn check_subnet(
     let subnet = no_host_bits(&format!("{field}.subnet"), said.subnet)?;
     if let Some(gateway) = said.gateway {
         let wrong = match subnet.contains(gateway) {
+            _ if gateways == Gateways::Never => {
+                Some("of no use: this mode has no gateways".to_owned())
+            }
             false => Some(format!("not in the subnet {subnet}")),
             true => Range::on_link(subnet, None)
                 .exclusion(gateway)
@@ -247,7 +261,7 @@ fn check_subnet(
         }
     }
     let gateway = said.gateway.or_else(|| gateways.unless_said(subnet));
-    let mut range = Range::on_link(subnet, gateway);
+    let mut range = gateways.range(subnet, gateway);
     for (name, first, last) in [
         ("rangeStart", said.range_start, None),
         ("rangeEnd", None, said.range_end),
@@ -280,10 +294,17 @@ fn check_subnet(
 }
 
 impl Gateways {
+    fn range(self, subnet: IpNetwork, gateway: Option<IpAddr>) -> Range {
+        match self {
+            Gateways::Always | Gateways::AsSaid => Range::on_link(subnet, gateway),
+            Gateways::Never => Range::routed(subnet),
+        }
+    }
+
     fn unless_said(self, subnet: IpNetwork) -> Option<IpAddr> {
         match self {
             Gateways::Always => first_host(subnet),
-            Gateways::AsSaid => None,
+            Gateways::AsSaid | Gateways::Never => None,
         }
     }
 }
@@ -336,6 +357,24 @@ mod tests {
         let routes = checked.routes_of(&addresses);
         assert_eq!(routes.len(), 1);
         assert_eq!(routes[0].0, default(false));
+    }
+
+    #[test]
+    fn addresses_that_stand_alone_have_everything_on_the_link() {
+        let text = r#"{"subnets": [{"subnet": "10.90.0.0/24"}]}"#;
+        let checked = check(text, Gateways::Never).unwrap();
+        assert_eq!(
+            checked.ranges[0],
+            Range::routed("10.90.0.0/24".parse().unwrap())
+        );
+        let routes = checked.routes_of(&["10.90.0.1".parse().unwrap()]);
+        assert_eq!(routes, [(default(true), None)]);
+        let text = r#"{"subnets": [{"subnet": "10.90.0.0/24", "gateway": "10.90.0.1"}]}"#;
+        let refused = check(text, Gateways::Never).unwrap_err().to_string();
+        assert!(
+            refused.ends_with("of no use: this mode has no gateways"),
+            "{refused}"
+        );
     }
 
     #[test]

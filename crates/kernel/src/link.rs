@@ -168,6 +168,8 @@ pub enum By<'a> {
 pub struct LinkChange<'a> {
     /// On or off.
     pub up: Option<bool>,
+    /// Another name, 15 bytes at most; only for a link by its number, which is off.
+    pub name: Option<&'a str>,
     /// The note on it, 255 bytes at most.
     pub alias: Option<&'a str>,
     /// The largest packet.
@@ -233,6 +235,7 @@ impl Requests {
                 .alias
                 .map(|alias| LinkAttribute::IfAlias(alias.into())),
         );
+        attributes.extend(change.name.map(|name| LinkAttribute::IfName(name.into())));
         attributes.extend(change.mtu.map(LinkAttribute::Mtu));
         attributes.extend(change.master.map(LinkAttribute::Controller));
         attributes.extend(change.own_link_local.map(|own| {

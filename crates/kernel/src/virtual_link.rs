@@ -61,7 +61,8 @@ pub struct BridgePort {
 /// A link to be made.
 #[derive(Clone, Copy, Debug)]
 pub struct VirtualLink<'a> {
-    /// What it is called, 15 bytes at most.
+    /// What it is called, 15 bytes at most. Kernels before 6.13 do not make one in another namespace if
+    /// *this* one has a link of its name.
     pub name: &'a str,
     /// What it is.
     pub kind: VirtualKind,

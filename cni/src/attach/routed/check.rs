@@ -7,8 +7,9 @@ use kernel::link::{self, By, LinkDetails};
 use kernel::lookup::lookup;
 use kernel::{Mac, Netlink, NetlinkError, RouteKind, list};
 
+use super::super::steps::{MAIN, STATIC};
 use super::super::{Attached, loopback};
-use super::{MAIN, STATIC, gateway, host_route};
+use super::{gateway, host_route};
 use crate::answer::unheard;
 use crate::mark::{HOST_MAC, host_name};
 

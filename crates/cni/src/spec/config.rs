@@ -356,6 +356,11 @@ impl NetworkConfig {
         said.or(self.attachments.as_ref()).map(Vec::as_slice)
     }
 
+    /// Mode `ipvlan`, but for `l2`: addresses stand alone and are routed to the host.
+    pub fn is_routed_ipvlan(&self) -> bool {
+        self.mode == Mode::Ipvlan && self.ipvlan_mode.as_deref() != Some("l2")
+    }
+
     /// Names by which other containers find this one, as the runtime wants them.
     pub fn aliases(&self) -> &[String] {
         match &self.runtime_config.aliases {
