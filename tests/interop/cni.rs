@@ -2,6 +2,7 @@
 
 mod bridge;
 mod every_step;
+mod examples;
 mod ipvlan;
 mod lifecycle;
 mod macvlan;

@@ -50,7 +50,8 @@ impl Victim<'_> {
     /// Nothing is left of it: no interface, no route, no lease.
     #[track_caller]
     fn is_gone(&self, after: &str) {
-        assert!(self.container.run("ip link show eth0").is_err(), "{after}");
+        let inside = self.container.run("ip -brief link show").unwrap();
+        assert_eq!(inside.lines().count(), 1, "more than lo {after}: {inside}");
         let machine = self.node.machine();
         let name = self.container.namespace().name();
         let links = machine.run("ip -details link show type veth").unwrap();
@@ -103,13 +104,24 @@ fn kill_at(mut plugin: Command, input: &str, stops: usize) -> bool {
     true
 }
 
-fn with_victim(test: impl FnOnce(&Victim<'_>)) {
+/// `mode`: the fields of the network that say how its containers are attached.
+fn with_victim(mode: Value, test: impl FnOnce(&Victim<'_>)) {
     let lab = Lab::new().unwrap();
     let machine = lab.machine("node").unwrap();
+    // For containers on an interface of the host.
+    machine
+        .ip([
+            "link add up0 type veth peer name up1",
+            "link set up0 up",
+            "link set up1 up",
+        ])
+        .unwrap();
     let node = CniNode::new(&lab, &machine, "node").unwrap();
     node.write_node_file(&SUBNETS, json!({"cooldownSeconds": 0}))
         .unwrap();
-    let mut config = node.plugin(json!({}));
+    let is_routed = mode == json!({});
+    let has_pair = mode["mode"] != "macvlan";
+    let mut config = node.plugin(mode);
     config["cniVersion"] = json!("1.1.0");
     config["name"] = json!("pods");
     let bystander = lab.container("bystander").unwrap();
@@ -125,11 +137,12 @@ fn with_victim(test: impl FnOnce(&Victim<'_>)) {
     config["prevResult"] = result;
     let check = node.ours("CHECK", &bystander, &config).unwrap();
     check.result().unwrap();
-    only_of(&machine, bystander.namespace().name());
+    let bystander = bystander.namespace().name();
+    only_of(&machine, bystander, has_pair, is_routed);
 }
 
-/// All veths and routes of ours on the machine are one container's.
-fn only_of(machine: &Namespace, container: &str) {
+/// All veths and routes of ours on the machine are one container's, if it has such.
+fn only_of(machine: &Namespace, container: &str, has_pair: bool, is_routed: bool) {
     let links = machine
         .run("ip -json -details link show type veth")
         .unwrap();
@@ -139,16 +152,16 @@ fn only_of(machine: &Namespace, container: &str) {
         .unwrap()
         .iter()
         .map(|link| &link["ifalias"])
+        .filter(|alias| !alias.is_null())
         .collect();
-    assert_eq!(
-        aliases,
-        [&json!(format!("routeshare pods {container} eth0"))]
-    );
+    let alias = json!(format!("routeshare pods {container} eth0"));
+    let wanted: &[&Value] = if has_pair { &[&alias] } else { &[] };
+    assert_eq!(aliases, wanted);
     for family in ["-4", "-6"] {
         let routes = machine
             .run(&format!("ip {family} route show proto 150"))
             .unwrap();
-        assert_eq!(routes.lines().count(), 1, "{routes}");
+        assert_eq!(routes.lines().count(), usize::from(is_routed), "{routes}");
     }
 }
 
@@ -176,23 +189,14 @@ fn at_every_step(
     println!("{command} was killed at {stops} steps");
 }
 
-#[test]
-fn an_add_killed_at_any_step_leaves_what_del_and_gc_remove() {
-    with_victim(|victim| {
+fn kill_adds(mode: Value) {
+    with_victim(mode, |victim| {
         at_every_step(
             "ADD",
             victim,
             || (),
             |stops, what| {
-                // Each of them before and after system calls.
-                if stops / 2 % 2 == 0 {
-                    victim.run("DEL", json!({})).unwrap();
-                } else {
-                    let valid: Vec<Value> = valid_but(victim);
-                    victim
-                        .run("GC", json!({"cni.dev/valid-attachments": valid}))
-                        .unwrap();
-                }
+                remove(victim, stops);
                 victim.is_gone(what);
             },
         );
@@ -202,22 +206,59 @@ fn an_add_killed_at_any_step_leaves_what_del_and_gc_remove() {
     });
 }
 
-#[test]
-fn a_del_killed_at_any_step_is_finished_by_the_next_or_by_gc() {
-    with_victim(|victim| {
+fn kill_dels(mode: Value) {
+    with_victim(mode, |victim| {
         let add = || drop(victim.run("ADD", json!({})).unwrap());
         at_every_step("DEL", victim, add, |stops, what| {
-            if stops / 2 % 2 == 0 {
-                victim.run("DEL", json!({})).unwrap();
-            } else {
-                let valid = valid_but(victim);
-                victim
-                    .run("GC", json!({"cni.dev/valid-attachments": valid}))
-                    .unwrap();
-            }
+            remove(victim, stops);
             victim.is_gone(what);
         });
     });
+}
+
+/// By DEL and by GC, each of them before and after system calls.
+fn remove(victim: &Victim<'_>, stops: usize) {
+    if stops / 2 % 2 == 0 {
+        victim.run("DEL", json!({})).unwrap();
+    } else {
+        let valid = valid_but(victim);
+        victim
+            .run("GC", json!({"cni.dev/valid-attachments": valid}))
+            .unwrap();
+    }
+}
+
+fn bridge() -> Value {
+    json!({"mode": "bridge", "ipam": {"pool": "pods"}})
+}
+
+fn macvlan() -> Value {
+    json!({"mode": "macvlan", "parent": "up0", "ipam": {"pool": "pods"}})
+}
+
+#[test]
+fn an_add_killed_at_any_step_leaves_what_del_and_gc_remove() {
+    kill_adds(json!({}));
+}
+
+#[test]
+fn a_del_killed_at_any_step_is_finished_by_the_next_or_by_gc() {
+    kill_dels(json!({}));
+}
+
+#[test]
+fn an_add_to_a_bridge_killed_at_any_step_leaves_what_del_and_gc_remove() {
+    kill_adds(bridge());
+}
+
+#[test]
+fn an_add_to_a_parent_killed_at_any_step_leaves_what_del_and_gc_remove() {
+    kill_adds(macvlan());
+}
+
+#[test]
+fn a_del_from_a_parent_killed_at_any_step_is_finished_by_the_next_or_by_gc() {
+    kill_dels(macvlan());
 }
 
 /// What a runtime has that has given up on the victim.
