@@ -31,6 +31,8 @@ const NOTE_LENGTH: usize = 255;
 /// A bridge that is removed by GC while it is used is made again, this often.
 const TRIES: usize = 3;
 const DEFAULT_MTU: u32 = 1500;
+/// The number of no interface: of all of them.
+const ALL: u32 = 0;
 
 /// A bridge has an address in each subnet, for containers to send to.
 pub(super) const GATEWAYS: Gateways = Gateways::Always;
@@ -107,12 +109,42 @@ pub(super) fn validate(request: &Request, host: &mut Netlink) -> Result<(), Erro
             config.connected.len()
         )));
     }
-    match find(host, &name)? {
-        Some(link) if link.virtual_kind != Some(VirtualKind::Bridge) => Err(shape::invalid(
-            format!("bridge is {name}, and the host's interface of this name is no bridge"),
-        )),
-        _ => Ok(()),
+    let Some(link) = find(host, &name)? else {
+        return no_overlap(request, host);
+    };
+    if link.virtual_kind != Some(VirtualKind::Bridge) {
+        return Err(shape::invalid(format!(
+            "bridge is {name}, and the host's interface of this name is no bridge"
+        )));
     }
+    if !is_ours(&link) && (config.internal || !config.connected.is_empty()) {
+        return Err(shape::invalid(format!(
+            "internal and connected are only for bridges that this plugin makes, and {name} is somebody else's"
+        )));
+    }
+    Ok(())
+}
+
+/// A new bridge's subnets are on no other interface of the host: packets to them would go there.
+fn no_overlap(request: &Request, host: &mut Netlink) -> Result<(), Error> {
+    let subnets = request.config.ipam.iter().flat_map(|ipam| &ipam.subnets);
+    let subnets: Vec<_> = subnets.map(|of| of.subnet).collect();
+    if subnets.is_empty() {
+        return Ok(());
+    }
+    let there = list::addresses(host, ALL).map_err(|error| unheard(&error))?;
+    for (place, subnet) in subnets.iter().enumerate() {
+        let Some(taken) = there.iter().find(|it| subnet.contains(it.address)) else {
+            continue;
+        };
+        let link = link::find(host, By::Index(taken.interface)).map_err(|error| unheard(&error))?;
+        return Err(shape::invalid(format!(
+            "ipam.subnets[{place}].subnet is {subnet}, and the host's {} has {} of it",
+            link.map_or_else(|| "interface".to_owned(), |link| link.name),
+            taken.address
+        )));
+    }
+    Ok(())
 }
 
 pub(super) fn add(attachment: &mut Attachment<'_>) -> Result<Success, Error> {
@@ -120,7 +152,9 @@ pub(super) fn add(attachment: &mut Attachment<'_>) -> Result<Success, Error> {
     let addressing = addressing(request, attachment.node)?;
     let inside = OnLink::of(attachment.lease, &addressing, true);
 
-    isolation::arrange(request, attachment.host)?;
+    if !is_foreign(request, attachment.host)? {
+        isolation::arrange(request, attachment.host)?;
+    }
     let (pair, port) = make(attachment, &addressing, &inside)?;
     let outcome = inside
         .set_up(attachment, pair.there)
@@ -348,7 +382,9 @@ fn port(request: &Request) -> BridgePort {
 pub(super) fn check(attached: &mut Attached<'_>) -> Result<Vec<String>, Error> {
     let addressing = addressing(attached.request, attached.node)?;
     let mut differs = check_links(attached, &addressing).map_err(|error| unheard(&error))?;
-    differs.extend(isolation::check(attached.request)?);
+    if !is_foreign(attached.request, attached.host)? {
+        differs.extend(isolation::check(attached.request)?);
+    }
 
     Ok(differs)
 }
@@ -434,6 +470,12 @@ pub(super) fn collect(network: &str, host: &mut Netlink) -> Result<(), Error> {
 
 fn is_ours(bridge: &LinkDetails) -> bool {
     read_note(bridge).is_some()
+}
+
+/// Somebody else's bridge is kept apart from none: the host's own way out may be by it.
+fn is_foreign(request: &Request, host: &mut Netlink) -> Result<bool, Error> {
+    let found = find(host, &name(request))?;
+    Ok(found.is_some_and(|bridge| !is_ours(&bridge)))
 }
 
 /// Whether it was made for this network.

@@ -34,7 +34,7 @@ pub fn links(netlink: &mut Netlink) -> Result<Vec<LinkDetails>, NetlinkError> {
     })
 }
 
-/// The addresses of a link.
+/// The addresses of a link, or of all links for 0.
 ///
 /// # Errors
 ///
@@ -46,7 +46,7 @@ pub fn addresses(netlink: &mut Netlink, interface: u32) -> Result<Vec<Address>, 
         |requests| requests.list_addresses(interface),
         |message| {
             let read = (message.kind == address::NEW).then(|| Address::read(message))?;
-            read.filter(|address| address.interface == interface)
+            read.filter(|address| interface == 0 || address.interface == interface)
         },
     )
 }

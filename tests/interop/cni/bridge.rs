@@ -416,7 +416,8 @@ fn a_bridge_of_somebody_else_is_used_as_it_is() {
     let (host, router) = (&site.host, &site.router);
     host.cable("eth1", &[], router, "eth1", &["10.91.0.1/24", "fd91::1/64"])
         .unwrap();
-    host.bridge("fabric", &["eth1"], &[]).unwrap();
+    host.bridge("fabric", &["eth1"], &["10.91.0.2/24", "fd91::2/64"])
+        .unwrap();
     let node = site.node();
     let subnets = json!([
         {"subnet": "10.91.0.0/24", "rangeStart": "10.91.0.10", "gateway": "10.91.0.1"},
@@ -436,7 +437,16 @@ fn a_bridge_of_somebody_else_is_used_as_it_is() {
     let shown = host
         .run("ip -o address show dev fabric scope global")
         .unwrap();
-    assert_eq!(shown, "");
+    assert_eq!(
+        shown.lines().count(),
+        2,
+        "nothing beside what it had: {shown}"
+    );
+    // It may be the host's way out: it is kept apart from no other.
+    network(&node, "blue", 1, json!({}));
+    let blue = site.lab.container("blue").unwrap();
+    node.add("blue", &blue).unwrap();
+    reaches(&blue, &addresses(&result));
     node.del("l2", &container).unwrap();
     node.gc("l2").unwrap();
     assert_eq!(ports(host, "fabric").len(), 1);
@@ -447,6 +457,7 @@ fn a_configuration_that_cannot_be_is_refused_and_changes_nothing() {
     let site = Site::new();
     let node = site.node();
     let container = site.lab.container("a").unwrap();
+    site.host.bridge("others", &[], &[]).unwrap();
     let before = links(&site.host).len();
     let good = json!({"subnet": "10.90.1.0/24"});
     let with = |field: &str, value: Value| {
@@ -469,6 +480,11 @@ fn a_configuration_that_cannot_be_is_refused_and_changes_nothing() {
         (json!({"mtu": 40}), "mtu"),
         (json!({"connected": ["br-blue"]}), "connected"),
         (json!({"parent": "eth0"}), "parent"),
+        (json!({"bridge": "others", "internal": true}), "others"),
+        (
+            json!({"ipam": {"subnets": [{"subnet": "10.90.1.0/24"}, {"subnet": "192.0.2.0/24"}]}}),
+            "eth0 has 192.0.2.2",
+        ),
     ];
     for (more, told) in cases {
         let mut configuration = json!({
