@@ -13,9 +13,12 @@ mod bridge;
 pub(crate) mod loopback;
 mod on_link;
 mod on_parent;
+mod ready;
 mod routed;
 mod shape;
 mod steps;
+
+use std::net::IpAddr;
 
 use cni::ipam::{Addressing, Gateways};
 use cni::leases::Lease;
@@ -100,13 +103,30 @@ pub(crate) fn addressing(request: &Request, node: Option<&NodeFile>) -> Result<A
     Ok(addressing)
 }
 
-/// Makes the interfaces. What a failed call made is gone again; what was there before is not.
+/// Makes the interfaces, and waits until packets pass. What a failed call made is gone again; what was there
+/// before is not.
 pub(crate) fn add(attachment: &mut Attachment<'_>) -> Result<Success, Error> {
-    match attachment.request.config.mode {
+    let mode = attachment.request.config.mode;
+    let made = match mode {
         Mode::Routed => routed::add(attachment),
         Mode::Bridge => bridge::add(attachment),
         Mode::Macvlan | Mode::Ipvlan => on_parent::add(attachment),
-        Mode::Host | Mode::None => Ok(Success::default()),
+        Mode::Host | Mode::None => return Ok(Success::default()),
+    }?;
+    let environment = &attachment.request.environment;
+    let on_host = matches!(mode, Mode::Routed | Mode::Bridge)
+        .then(|| host_name(&environment.container, &environment.ifname));
+    let addresses: Vec<IpAddr> = attachment.lease.addresses.iter().map(|a| a.ip()).collect();
+    let ready = on_host
+        .map_or(Ok(()), |name| ready::operational(attachment.host, &name))
+        .and_then(|()| ready::local(attachment.container, &addresses));
+    match ready {
+        Ok(()) => Ok(made),
+        Err(error) => {
+            // The first error is the one to tell.
+            remove(attachment.request, attachment.host, Some(attachment.netns)).ok();
+            Err(error)
+        }
     }
 }
 

@@ -19,7 +19,7 @@ mod netns;
 mod request;
 mod status;
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::process::ExitCode;
 
 use cni::spec::{Code, Command, Environment, Error, Version, config};
@@ -60,8 +60,12 @@ fn carry_out() -> (Version, Result<String, Error>) {
     let version = config::version_of(&text);
     let outcome = read
         .map_err(|error| {
+            let code = match error.kind() {
+                ErrorKind::InvalidData => Code::Decoding, // no UTF-8
+                _ => Code::Io,
+            };
             Error::new(
-                Code::Io,
+                code,
                 format!("cannot read the network configuration from standard input: {error}"),
             )
         })

@@ -84,6 +84,9 @@ impl FromStr for Mac {
     }
 }
 
+/// `IF_OPER_UP`.
+const OPERATIONAL: u8 = 6;
+
 /// A network interface with what is needed to judge whether it is as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkDetails {
@@ -95,6 +98,9 @@ pub struct LinkDetails {
     pub kind: Option<String>,
     /// Switched on.
     pub up: bool,
+    /// Its operational state is up: it has a carrier and the kernel has acted on that, so what is sent goes
+    /// out. (A link without a carrier of its own, such as loopback, never says so.)
+    pub operational: bool,
     /// The largest packet.
     pub mtu: u32,
     /// Number of the bridge (or bond, …) it is a port of.
@@ -118,6 +124,7 @@ impl LinkDetails {
             name: String::new(),
             kind: None,
             up: u32_at(message.body, 8)? & libc::IFF_UP as u32 != 0,
+            operational: false,
             mtu: 0,
             master: None,
             parent: None,
@@ -129,6 +136,7 @@ impl LinkDetails {
         for (kind, value) in attributes(message.body, BODY) {
             match kind {
                 libc::IFLA_IFNAME => link.name = text(value),
+                libc::IFLA_OPERSTATE => link.operational = value.first() == Some(&OPERATIONAL),
                 libc::IFLA_MTU => link.mtu = u32_at(value, 0)?,
                 libc::IFLA_MASTER => link.master = u32_at(value, 0),
                 libc::IFLA_LINK => link.parent = u32_at(value, 0),
