@@ -1,11 +1,19 @@
 //! Containers attached to networks by CNI plugins, driven by `cnitool` as by a runtime.
 
 mod bridge;
+mod chained;
+mod containerd;
+mod delegated;
 mod every_step;
 mod examples;
+mod first_packet;
 mod ipvlan;
 mod lifecycle;
 mod macvlan;
+mod malformed;
+mod many;
 mod routed;
+mod scene;
 mod the_harness_itself;
 mod traffic;
+mod versions;

@@ -11,7 +11,7 @@
 //! - [`cluster`]: a real Kubernetes API server, and ours with it;
 //! - [`raw`]: a peer that says exactly the bytes it is told to; [`flood`]: one that never ends what it begins;
 //! - [`FalseClock`]: a wall clock that is set while a program runs;
-//! - [`cni`]: a machine with CNI plugins, and containers on it;
+//! - [`cni`]: a machine with CNI plugins, and containers on it; [`containerd`]: a runtime that calls them;
 //! - [`second_kernel`]: one with drivers that this machine's lacks;
 //! - [`packages`]: the Debian packages that have to be there; [`modules`]: what is built from Go modules.
 
@@ -19,6 +19,7 @@ pub mod bird;
 mod clock;
 pub mod cluster;
 pub mod cni;
+pub mod containerd;
 pub mod controller;
 pub mod flood;
 pub mod frr;

@@ -36,13 +36,24 @@ pub const FRR: Tool = tool("/usr/lib/frr/bgpd", "frr");
 pub const GOBGP: Tool = tool("gobgpd", "gobgpd");
 /// Go, which builds Kubernetes; the version in go.mod or newer.
 pub const GO: Tool = tool("go", "golang-go");
+/// The CNI plugins that Debian has.
+pub const CNI_PLUGINS: Tool = tool("/usr/lib/cni/bridge", "containernetworking-plugins");
+/// A runtime of containers, which calls CNI plugins.
+pub const CONTAINERD: Tool = tool("containerd", "containerd");
+/// What it starts containers with.
+pub const RUNC: Tool = tool("runc", "runc");
+/// All programs in one, for containers that have nothing else.
+pub const BUSYBOX: Tool = tool("busybox", "busybox-static");
+/// Throughput.
+pub const IPERF: Tool = tool("iperf3", "iperf3");
 /// Clocks that are wrong, for one program.
 pub const FAKETIME: Tool = tool("faketime", "faketime");
 /// A kernel that runs as a program, with drivers that this machine's may lack.
 pub const USER_MODE_LINUX: Tool = tool("linux.uml", "user-mode-linux");
 /// Drivers for it.
 pub const KMOD: Tool = tool("insmod", "kmod");
-/// A firewall for it: its nf_tables knows no families.
+/// A firewall for it: its nf_tables knows no families. Its package has what the reference plugin `portmap` maps
+/// ports with, too.
 pub const IPTABLES: Tool = tool("iptables-legacy", "iptables");
 /// A C++ compiler, for libFuzzer, and with it one for C.
 pub const CXX: Tool = tool("c++", "g++");

@@ -38,6 +38,7 @@ pub(crate) fn build_programs(quiet: bool) -> anyhow::Result<()> {
         "routeshare-speaker",
         "routeshare-controller",
         "routeshare-bfd",
+        "routeshare-cni",
         "bgpctl",
     ] {
         arguments.extend(["-p", package]);
