@@ -6,6 +6,7 @@
 //! Machines are noisy: compare within a run.
 //!
 //! - `cluster`: a controller and thousands of nodes, which no other program is compared with;
+//! - `pods`: containers' networks, beside other CNI plugins and beside the kernel alone;
 //! - `scenario`: what there is to do; `churn`, `failover`, `bfd`: three of them, at length;
 //! - `work`: sends, hears and watches the kernel until all is done; `network`: on which machines;
 //! - `table`, `bgp`: what is sent, and how; `daemons`, `configs`: to whom;
@@ -24,6 +25,7 @@ mod measure;
 mod network;
 mod outcome;
 mod plot;
+mod pods;
 mod scenario;
 mod summary;
 mod table;
@@ -92,12 +94,18 @@ fn main() -> Result<()> {
             programs.binaries.display()
         )
     })?;
-    if arguments.scenario.contains(&Scenario::Cluster) {
+    if let Some(scenario) = arguments.scenario.iter().find(|it| it.is_apart()) {
         anyhow::ensure!(
             arguments.scenario.len() == 1,
-            "--scenario cluster compares nothing; ask for it alone"
+            "--scenario {} compares no BGP daemons; ask for it alone",
+            scenario.name()
         );
-        return cluster::run(&programs.binaries, arguments.nodes, arguments.api_server);
+        let binaries = &programs.binaries;
+        return match scenario {
+            Scenario::Cni => pods::attach::run(binaries, arguments.rounds, &arguments.json),
+            Scenario::Pods => pods::traffic::run(binaries, arguments.rounds, &arguments.json),
+            _ => cluster::run(binaries, arguments.nodes, arguments.api_server),
+        };
     }
     let engines = match arguments.peer.is_empty() {
         true => Engine::all(&programs),

@@ -43,6 +43,10 @@ pub(crate) enum Scenario {
     Bfd,
     /// A controller and 5,000 nodes; to be asked for alone.
     Cluster,
+    /// ADD and DEL of our CNI plugin beside Debian's; to be asked for alone.
+    Cni,
+    /// Traffic between containers beside that over a bare veth pair; to be asked for alone.
+    Pods,
 }
 
 /// Every scenario that compares daemons, in the order of the report.
@@ -99,7 +103,14 @@ impl Scenario {
             Scenario::Query => "query",
             Scenario::Bfd => "bfd",
             Scenario::Cluster => "cluster",
+            Scenario::Cni => "cni",
+            Scenario::Pods => "pods",
         }
+    }
+
+    /// Whether it is about something else than BGP daemons.
+    pub(crate) fn is_apart(self) -> bool {
+        matches!(self, Scenario::Cluster | Scenario::Cni | Scenario::Pods)
     }
 
     /// Whether `engine` can do it at all.

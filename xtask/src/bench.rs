@@ -32,6 +32,20 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         build.extend(["-p", package]);
     }
     cargo::run(&mut cargo::cargo(&build), "the release build")?;
+    let asked = |scenario: &str| {
+        arguments
+            .arguments
+            .iter()
+            .any(|it| it == scenario || *it == *format!("--scenario={scenario}"))
+    };
+    if asked("cni") || asked("pods") {
+        // As an installation has it.
+        let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+        let build = ["build", "--locked", "--release", "-p", "routeshare-cni"];
+        let build = [build.as_slice(), &["--target", &target]].concat();
+        cargo::run(&mut cargo::cargo(&build), "the static build of the plugin")
+            .with_context(|| format!("it needs the target: rustup target add {target}"))?;
+    }
     let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
     let binaries = cargo::root().join(target).join("release");
     let mut bench = std::process::Command::new(binaries.join("bench"));
