@@ -13,6 +13,7 @@
 //!   bfd.rs ─────────BfdEvent─►│                            ├──► bfd.rs: sessions wanted (watch)
 //!   leases.rs ──────changed()►│                            │
 //!   cni_conf.rs ────changed()►│                            ├──► cni_conf.rs: files wanted (watch)
+//!   host.rs ────────changed()►│                            ├──► host.rs: nftables, sysctls (watch)
 //!   admin.rs ───────Question─►│                            ├──► watchers (broadcast, may lag)
 //!   metrics.rs ─────Question─►│                            └──► NodeReport (watch) ──► desired.rs
 //! ```
@@ -52,6 +53,7 @@ use crate::bfd::{Bfd, BfdEvent, Failure};
 use crate::cni_conf::CniConf;
 use crate::desired::{self, Desired, Offer, Source};
 use crate::fib::{FibEvent, FibProblem};
+use crate::host::Host;
 use crate::keys::{KeyRing, Vault};
 use crate::last_life::Note;
 use crate::leases::{self, Leases};
@@ -103,6 +105,7 @@ pub(crate) struct ForPods {
     pub(crate) cni_conf: CniConf,
     pub(crate) names: Names,
     pub(crate) leases: Leases,
+    pub(crate) host: Host,
 }
 
 /// The loop's state. Questions read it and give commands; only the loop changes it otherwise.
@@ -127,6 +130,8 @@ pub(crate) struct Daemon {
     pub(crate) names: Names,
     /// Which container has which address.
     pub(crate) leases: Leases,
+    /// What the host does for pods.
+    pub(crate) host: Host,
     /// Session changes, for watchers.
     pub(crate) peer_changes: broadcast::Sender<PeerId>,
     listen: Vec<IpAddr>,
@@ -157,6 +162,7 @@ impl Daemon {
             cni_conf,
             names,
             leases,
+            host,
         } = for_pods;
         let (kernel, kernel_events) = KernelSide::new();
         let everywhere = || vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
@@ -173,6 +179,7 @@ impl Daemon {
             cni_conf,
             names,
             leases,
+            host,
             peer_changes: broadcast::Sender::new(256),
             listen: if listen.is_empty() {
                 everywhere()
@@ -212,6 +219,7 @@ impl Daemon {
                 () = self.keys.changed() => self.on_keys(),
                 () = self.cni_conf.changed() => self.changed(),
                 () = self.leases.changed() => self.on_leases(),
+                () = self.host.changed() => self.changed(),
                 Some(offer) = desired.offers.recv() => self.on_offer(offer).await,
                 Ok(()) = desired.status.changed() => {
                     self.desired = desired.status.borrow_and_update().clone();
@@ -434,6 +442,7 @@ impl Daemon {
         let keys = &self.keys;
         self.bfd.configure(&config.bfd, |source| keys.path(source));
         self.cni_conf.configure(&config);
+        self.host.configure(&config);
         if self.in_force.is_none() {
             self.sweep_by = Some(Instant::now() + CONVERGENCE);
         }

@@ -8,6 +8,7 @@ mod daemon;
 mod desired;
 mod fib;
 mod health;
+mod host;
 mod keys;
 mod last_life;
 mod leases;
@@ -109,6 +110,10 @@ struct Args {
     /// cni of the state directory when not given. The plugin's configuration names it.
     #[arg(long, value_name = "DIR")]
     cni_data_dir: Option<PathBuf>,
+    /// Where the kernel's settings for the network are, which are set and checked for pods; in a pod, where
+    /// /proc/sys is read-only, a mount of the host's /proc/sys/net.
+    #[arg(long, value_name = "DIR", default_value = "/proc/sys/net")]
+    sysctl_dir: PathBuf,
     /// What peers are told on SIGTERM and SIGINT: nothing, or that this node leaves for good. Kernel
     /// routes stay in both cases.
     #[arg(long, value_enum, default_value = "coming-back")]
@@ -136,6 +141,10 @@ fn main() -> anyhow::Result<()> {
 async fn run(args: Args) -> anyhow::Result<()> {
     let origin = origin(&args)?;
     let data_dir = (args.cni_data_dir).unwrap_or_else(|| args.state_dir.join("cni"));
+    let host = host::Settings {
+        pods: args.cni_conf_dir.is_some(),
+        sysctls: args.sysctl_dir,
+    };
     let cni = cni_conf::Settings {
         conf_dir: args.cni_conf_dir,
         // The plugin is started somewhere else.
@@ -151,6 +160,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         metrics: args.metrics,
         listen: args.listen,
         cni,
+        host,
     };
     // Before anything is opened, so that no signal finds us unprepared.
     let stop = stop_signal(args.on_stop)?;

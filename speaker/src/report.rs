@@ -172,7 +172,7 @@ pub(crate) fn problems(daemon: &Daemon) -> Vec<pb::Problem> {
     let keys = daemon.key_problems();
     let leases = daemon.leases.known();
     let leases = leases.problem.iter().map(|text| problem("Leases", text));
-    let pods = daemon.cni_conf.problems();
+    let pods = [daemon.cni_conf.problems(), daemon.host.problems()].concat();
     let pods = pods.iter().map(|(reason, text)| problem(reason, text));
     let names = daemon.names.problems();
     let names = names.iter().map(|text| problem("Names", text));

@@ -14,6 +14,7 @@ use crate::cni_conf::{self, CniConf};
 use crate::daemon::{Daemon, Departure, ForPods, Questions, questions};
 use crate::desired::{self, Desired, Origin};
 use crate::fib::FibEvent;
+use crate::host::{self, Host};
 use crate::keys::Vault;
 use crate::last_life::Note;
 use crate::leases::Leases;
@@ -42,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) listen: Vec<IpAddr>,
     /// Where the files for pods are.
     pub(crate) cni: cni_conf::Settings,
+    /// What the host does for pods.
+    pub(crate) host: host::Settings,
 }
 
 /// A speaker with everything open, before its first turn.
@@ -79,6 +82,7 @@ impl Speaker {
             cni_conf: CniConf::start(settings.cni.clone()),
             names,
             leases: Leases::start(settings.cni.data_dir),
+            host: Host::start(settings.host),
         };
         let (daemon, kernel_events) = Daemon::new(
             settings.listen,

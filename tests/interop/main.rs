@@ -16,6 +16,7 @@ mod failover;
 mod further_subnets;
 mod graceful;
 mod host;
+mod host_side;
 mod hostile;
 mod kernel;
 mod keys;

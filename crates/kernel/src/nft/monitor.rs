@@ -1,6 +1,6 @@
 //! Changes that others make to a table.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use crate::message;
 use crate::monitor::ignore_sender;
@@ -81,6 +81,13 @@ impl NftMonitor {
             change = Some(Change { process: None });
         }
         Ok(change)
+    }
+}
+
+/// For whoever waits with more than this crate has.
+impl AsRawFd for NftMonitor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd().as_raw_fd()
     }
 }
 

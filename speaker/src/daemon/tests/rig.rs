@@ -1,7 +1,7 @@
 //! Nodes to test: whole speakers with addresses of their own.
 
 use super::*;
-use crate::cni_conf;
+use crate::{cni_conf, host};
 
 /// Addresses that no other test uses: 127.X.Y.N, by process and test.
 pub(super) struct Net(pub(super) u8, pub(super) u8);
@@ -147,6 +147,11 @@ impl Node {
             cni: cni_conf::Settings {
                 conf_dir: Some(directory.path().join("net.d")),
                 data_dir: directory.path().join("cni"),
+            },
+            // This test's machine stays as it is.
+            host: host::Settings {
+                pods: false,
+                sysctls: directory.path().to_path_buf(),
             },
         };
         let path = settings.socket.clone();

@@ -1,0 +1,140 @@
+//! The table as it is wanted → nftables.
+
+use kernel::nft::Table;
+use kernel::nft::table::{Step, plan};
+use kernel::{Nft, NftError, NftMonitor};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::Problem;
+use super::ruleset::NAME;
+use crate::desired::chain;
+
+/// How often it is tried again when somebody else changes nftables at the same time.
+const TRIES: usize = 20;
+/// Bytes of changes made by others that may wait, as the kernel counts them.
+const HEARD: usize = 4 << 20;
+
+/// Our table, and eyes on it.
+#[derive(Default)]
+pub(super) struct Tables {
+    nft: Option<Nft>,
+    monitor: Option<AsyncFd<NftMonitor>>,
+    /// Why there are none.
+    closed: Option<String>,
+    /// We have written it in this life.
+    written: bool,
+}
+
+impl Tables {
+    /// Opens the sockets, if they are not open yet. On a thread of the runtime.
+    pub(super) fn open(&mut self) {
+        if self.nft.is_some() && self.monitor.is_some() {
+            return;
+        }
+        match self.try_open() {
+            Ok(()) => self.closed = None,
+            Err(error) => self.closed = Some(format!("{error:#}")),
+        }
+    }
+
+    fn try_open(&mut self) -> anyhow::Result<()> {
+        let nft = Nft::open()?;
+        let monitor = NftMonitor::open(&nft, NAME, HEARD)?;
+        // SAFETY: the monitor owns its socket, which is the same one for as long as the monitor is there.
+        let monitor = unsafe { AsyncFd::register_with_interest(monitor, Interest::READABLE) };
+        self.monitor = Some(monitor.map_err(std::io::Error::from)?);
+        self.nft = Some(nft);
+        Ok(())
+    }
+
+    /// Brings it to what is wanted, `None`: not there; and says why it is not.
+    pub(super) fn put_right(&mut self, wanted: Option<&Table>) -> Option<Problem> {
+        let outcome = match &mut self.nft {
+            Some(nft) => bring(nft, wanted).map_err(|error| chain(&error)),
+            None => Err(self.closed.clone().unwrap_or_default()),
+        };
+        match outcome {
+            Ok(steps) => {
+                if !steps.is_empty() {
+                    let again = self.written;
+                    tracing::info!(
+                        table = NAME,
+                        steps = steps.len(),
+                        again,
+                        "nftables put right"
+                    );
+                }
+                self.written = wanted.is_some();
+                None
+            }
+            // Nothing is wanted, and perhaps nothing is there.
+            Err(_) if wanted.is_none() => None,
+            Err(why) => {
+                let masquerades = wanted.is_some_and(|it| it.chains.contains_key("postrouting"));
+                let until = match masquerades {
+                    true => "pods may reach outside the cluster with their own addresses only",
+                    false => "TCP of pods may stall where a path's MTU is smaller",
+                };
+                let message = format!(
+                    "table inet {NAME} of nftables is not as it should be: {why}; until then {until}. This needs \
+                     CAP_NET_ADMIN, and a kernel with nf_tables, nft_masq and nft_ct; tried again every 10 s"
+                );
+                Some(("Nftables", message))
+            }
+        }
+    }
+
+    /// Resolves when somebody else has changed the table.
+    pub(super) async fn changed_by_others(&mut self) {
+        let Some(monitor) = &mut self.monitor else {
+            return std::future::pending().await;
+        };
+        loop {
+            let Ok(mut ready) = monitor.readable_mut().await else {
+                return std::future::pending().await; // the runtime is ending
+            };
+            let heard = ready.get_inner_mut().read();
+            ready.clear_ready();
+            match heard {
+                Ok(None) => {}
+                Ok(Some(change)) => {
+                    let (number, name) = change.process.unwrap_or_default();
+                    tracing::warn!(
+                        table = NAME,
+                        process = name,
+                        number,
+                        "somebody else changed our table of nftables; putting it right"
+                    );
+                    return;
+                }
+                // Changes are lost, or the socket is no good: look for ourselves.
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Lists, plans and acts until they agree.
+fn bring(nft: &mut Nft, wanted: Option<&Table>) -> Result<Vec<Step>, NftError> {
+    let nothing = Table::default();
+    for _ in 0..TRIES {
+        let (there, since) = nft.list(NAME)?;
+        let steps = plan(wanted, there.as_ref());
+        let table = wanted.unwrap_or(&nothing);
+        match nft.commit(&table.batch(NAME, &steps), Some(since)) {
+            Ok(()) => return Ok(steps),
+            Err(NftError::Changed) => {}
+            // What the kernel has may not be what it lists: all of it anew.
+            Err(NftError::Refused { .. })
+                if !steps.contains(&Step::Replace) && wanted.is_some() =>
+            {
+                let steps = vec![Step::Replace];
+                nft.commit(&table.batch(NAME, &steps), None)?;
+                return Ok(steps);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(NftError::Changed)
+}
