@@ -62,12 +62,11 @@ pub(crate) fn add(request: &Request) -> Result<Success, Error> {
             Ok(result)
         }
         (made, durable) => {
-            // Somebody else's attachment of the same name stays, and its lease.
-            let failed = made.is_err();
-            if !failed {
+            if made.is_ok() {
                 attach::remove(request, &mut host, Some(&netns))?;
             }
-            if leased.is_new {
+            // An attachment of the same name that is there stays, and its lease.
+            if leased.is_new && !attach::is_on_host(request, &mut host)? {
                 addresses::release(request)?;
             }
             Err(made.err().or(durable.err()).expect("one of them failed"))

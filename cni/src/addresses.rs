@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use cni::leases::{AllocateError, Durable, Lease, Leases, LogError, Range, Request as Wanted};
+use cni::leases::{
+    AllocateError, Durable, Lease, Leases, LogError, Range, Request as Wanted, Snapshot,
+};
 use cni::node::NodeFile;
 use cni::spec::{Code, Error, Mode};
 
@@ -43,6 +45,11 @@ pub(crate) fn lease(request: &Request, node: Option<&NodeFile>) -> Result<Leased
 /// Ends the lease of the attachment, if it has one.
 pub(crate) fn release(request: &Request) -> Result<(), Error> {
     let environment = &request.environment;
+    // Where there never was a lease, none is looked for: nothing is made on such a host.
+    let log = Snapshot::path(request.data_dir());
+    if log.parent().is_some_and(|directory| !directory.exists()) {
+        return Ok(());
+    }
     let leases = open(request)?;
     leases
         .release(&environment.container, &environment.ifname)

@@ -167,6 +167,14 @@ pub(crate) fn remove_on_host(request: &Request, host: &mut Netlink) -> Result<bo
     remove_link(host, By::Name(&name), &name)
 }
 
+/// Whether the host has an interface of this attachment.
+pub(crate) fn is_on_host(request: &Request, host: &mut Netlink) -> Result<bool, Error> {
+    let environment = &request.environment;
+    let name = host_name(&environment.container, &environment.ifname);
+    let found = link::find(host, By::Name(&name)).map_err(|error| unheard(&error))?;
+    Ok(found.is_some())
+}
+
 /// Takes away the container's interface, if it is there and ours.
 pub(crate) fn remove_in(netns: &Netns, request: &Request) -> Result<(), Error> {
     let environment = &request.environment;

@@ -7,6 +7,7 @@ mod delegated;
 mod every_step;
 mod examples;
 mod first_packet;
+mod health;
 mod ipvlan;
 mod lifecycle;
 mod macvlan;

@@ -527,4 +527,32 @@ mod tests {
         );
         assert_eq!(version_of("{"), Version::NEWEST);
     }
+
+    /// A configuration with everything, and places in it that are changed at random.
+    const FULL: &str = r#"{"cniVersion":"1.1.0","name":"pods","type":"routeshare-cni","mode":"bridge",
+        "mtu":1400,"ipam":{"subnets":[{"subnet":"10.0.0.0/24","rangeStart":"10.0.0.9","gateway":"10.0.0.1"}],
+        "routes":[{"dst":"0.0.0.0/0","gw":"10.0.0.1"}]},"runtimeConfig":{"ips":["10.0.0.9/24"],"mac":"x",
+        "aliases":{"pods":["a"]}},"args":{"cni":{"ips":["fd00::1"]}},"dns":{"nameservers":["::1"]},
+        "prevResult":{"interfaces":[{"name":"eth0","sandbox":"/x"}],"ips":[{"address":"10.0.0.9/24",
+        "interface":0,"version":"4"}],"routes":[{"dst":"::/0","gw":"fe80::1"}]},
+        "cni.dev/valid-attachments":[{"containerID":"a","ifname":"b"}]}"#;
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_that_comes_on_standard_input_panics(
+            at in 0..FULL.len(),
+            cut in 0usize..20,
+            put in "[0-9a-z{}:,.\"\\[\\]/ -]{0,6}",
+        ) {
+            let end = (at + cut).min(FULL.len());
+            let text = format!("{}{put}{}", &FULL[..at], &FULL[end..]);
+            for read in [NetworkConfig::read(&text), NetworkConfig::read_for_removal(&text)] {
+                let outcome = read.and_then(|config| config.check());
+                if let Err(error) = outcome {
+                    proptest::prop_assert!(!error.message.is_empty());
+                }
+            }
+            version_of(&text);
+        }
+    }
 }

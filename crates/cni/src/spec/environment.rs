@@ -126,9 +126,11 @@ fn check_ifname(name: &str) -> Result<(), String> {
     if name.len() > IFNAME {
         return Err(format!("at most {IFNAME} bytes"));
     }
-    if matches!(name, "." | "..") || name.contains(['/', ':']) || name.contains(char::is_whitespace)
+    if matches!(name, "." | "..")
+        || name.contains(['/', ':', '%'])
+        || name.contains(char::is_whitespace)
     {
-        return Err("an interface cannot be called so (no '/', ':' or blanks)".into());
+        return Err("an interface cannot be called so (no '/', ':', '%' or blanks)".into());
     }
     Ok(())
 }
@@ -182,6 +184,7 @@ mod tests {
             ("CNI_IFNAME", "eth0/1"),
             ("CNI_IFNAME", "sixteen-letters-"),
             ("CNI_IFNAME", "a b"),
+            ("CNI_IFNAME", "eth%d"),
             ("CNI_IFNAME", ".."),
             ("CNI_ARGS", "x"),
         ] {
