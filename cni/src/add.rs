@@ -8,7 +8,6 @@ use cni::spec::{Code, Error, Mode, Success};
 
 use crate::addresses;
 use crate::attach::{self, Attachment};
-use crate::mark::Mark;
 use crate::netns::{Netns, host_netlink};
 use crate::request::{Request, chain};
 
@@ -28,11 +27,7 @@ pub(crate) fn add(request: &Request) -> Result<Success, Error> {
         result.append(attach::loopback::add(&netns)?);
         return Ok(result);
     }
-    let mark = Mark {
-        network: &config.name,
-        container: &environment.container,
-        ifname: &environment.ifname,
-    };
+    let mark = attach::mark_of(request);
     if !mark.fits() {
         return Err(Error::new(
             Code::InvalidEnvironment,
@@ -66,7 +61,7 @@ pub(crate) fn add(request: &Request) -> Result<Success, Error> {
                 attach::remove(request, &mut host, Some(&netns))?;
             }
             // An attachment of the same name that is there stays, and its lease.
-            if leased.is_new && !attach::is_on_host(request, &mut host)? {
+            if leased.is_new && !attach::is_there(request, &mut host, &mut container)? {
                 addresses::release(request)?;
             }
             Err(made.err().or(durable.err()).expect("one of them failed"))

@@ -167,23 +167,36 @@ pub(crate) fn remove_on_host(request: &Request, host: &mut Netlink) -> Result<bo
     remove_link(host, By::Name(&name), &name)
 }
 
-/// Whether the host has an interface of this attachment.
-pub(crate) fn is_on_host(request: &Request, host: &mut Netlink) -> Result<bool, Error> {
+/// Whether there is an interface of this attachment, on the host or in the container.
+pub(crate) fn is_there(
+    request: &Request,
+    host: &mut Netlink,
+    container: &mut Netlink,
+) -> Result<bool, Error> {
     let environment = &request.environment;
     let name = host_name(&environment.container, &environment.ifname);
-    let found = link::find(host, By::Name(&name)).map_err(|error| unheard(&error))?;
-    Ok(found.is_some())
+    let find = |netlink: &mut Netlink, name: &str| {
+        link::find(netlink, By::Name(name)).map_err(|error| unheard(&error))
+    };
+    if find(host, &name)?.is_some() {
+        return Ok(true);
+    }
+    let inside = find(container, &environment.ifname)?;
+    Ok(inside.is_some_and(|link| Mark::read(&link.alias) == Some(mark_of(request))))
 }
 
 /// Takes away the container's interface, if it is there and ours.
 pub(crate) fn remove_in(netns: &Netns, request: &Request) -> Result<(), Error> {
-    let environment = &request.environment;
-    let ours = Mark {
+    remove_marked(netns, &request.environment.ifname, mark_of(request))
+}
+
+/// The note for interfaces of this attachment.
+pub(crate) fn mark_of(request: &Request) -> Mark<'_> {
+    Mark {
         network: &request.config.name,
-        container: &environment.container,
-        ifname: &environment.ifname,
-    };
-    remove_marked(netns, &environment.ifname, ours)
+        container: &request.environment.container,
+        ifname: &request.environment.ifname,
+    }
 }
 
 /// Takes away the interface `ifname` in a namespace if it bears this note, and one that an ADD which was

@@ -5,7 +5,6 @@ use cni::spec::{Code, Error, Mode, Success};
 
 use crate::addresses::unusable;
 use crate::attach::{self, Attached, loopback};
-use crate::mark::Mark;
 use crate::netns::{Netns, host_netlink};
 use crate::request::{Request, now};
 
@@ -54,11 +53,7 @@ pub(crate) fn check(request: &Request) -> Result<(), Error> {
         node: node.as_ref(),
         result,
         lease,
-        mark: Mark {
-            network: &config.name,
-            container: &environment.container,
-            ifname: &environment.ifname,
-        },
+        mark: attach::mark_of(request),
         netns: &netns,
         host: &mut host_netlink()?,
         container: &mut container,
