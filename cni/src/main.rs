@@ -5,6 +5,7 @@
 //! - `add.rs`, `del.rs`, `check.rs`, `status.rs`, `gc.rs`: a command each;
 //! - `addresses.rs`: out of which ranges a container gets its addresses;
 //! - `attach/`: the modes, a file each;
+//! - `install.rs`: puts the program where runtimes look for it;
 //! - `mark.rs`: by which interfaces of ours are known; `netns.rs`: a container's namespace.
 
 mod add;
@@ -14,6 +15,7 @@ mod attach;
 mod check;
 mod del;
 mod gc;
+mod install;
 mod mark;
 mod netns;
 mod request;
@@ -101,10 +103,24 @@ fn about(argument: &str) -> ExitCode {
             println!(
                 "routeshare-cni {}: the CNI plugin of routeshare\n\n\
                  A container runtime starts it, with CNI_COMMAND and its companions in the environment and a\n\
-                 network configuration on standard input (https://www.cni.dev/docs/spec/).",
+                 network configuration on standard input (https://www.cni.dev/docs/spec/).\n\n\
+                 routeshare-cni install --to DIR   puts this program into DIR, such as /opt/cni/bin",
                 env!("CARGO_PKG_VERSION")
             );
             ExitCode::SUCCESS
+        }
+        "install" => {
+            let directory = install::directory(std::env::args().skip(2));
+            match directory.and_then(|directory| install::install(&directory)) {
+                Ok(done) => {
+                    println!("{done}");
+                    ExitCode::SUCCESS
+                }
+                Err(error) => {
+                    eprintln!("routeshare-cni: {error}");
+                    ExitCode::FAILURE
+                }
+            }
         }
         _ => {
             eprintln!("routeshare-cni: unknown argument {argument:?}; see --help");

@@ -21,11 +21,12 @@ aarch64-unknown-linux-musl-x86_64)
 esac
 
 cargo build --locked --release --target "$target" \
-    --package routeshare-controller --package routeshare-speaker --package routeshare-bfd --package bgpctl
+    --package routeshare-controller --package routeshare-speaker --package routeshare-bfd --package bgpctl \
+    --package routeshare-cni
 
 mkdir -p "$out"
 built=${CARGO_TARGET_DIR:-target}/$target/release
-for program in routeshare-controller routeshare-speaker routeshare-bfd bgpctl; do
+for program in routeshare-controller routeshare-speaker routeshare-bfd routeshare-cni bgpctl; do
     # No interpreter, no libraries: in an image from scratch there is neither.
     if readelf --program-headers --dynamic "$built/$program" | grep -E 'INTERP|\(NEEDED\)'; then
         echo "$program is not static" >&2

@@ -68,6 +68,8 @@ use restart::LastLife;
 const CONVERGENCE: Duration = Duration::from_secs(60);
 /// How often we look at what changes without an event of its own: counters, End-of-RIB.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often we look whether pods may start, until they may.
+const LOOK_FOR_PODS: Duration = Duration::from_millis(100);
 /// How soon the controller is told of a change that comes after a quiet time.
 const PROMPT: Duration = Duration::from_millis(50);
 /// What a connection that is to be closed may still send: a NOTIFICATION and what goes before it.
@@ -141,6 +143,8 @@ pub(crate) struct Daemon {
     limits: crate::limits::Logged,
     reporter: Reporter,
     look_at: Instant,
+    /// When to look whether pods may start; `None` once they may.
+    pods_at: Option<Instant>,
     /// Until when adopted routes are kept; `None` before the first configuration and after the
     /// sweep.
     sweep_by: Option<Instant>,
@@ -191,6 +195,7 @@ impl Daemon {
             limits: crate::limits::Logged::default(),
             reporter,
             look_at: Instant::now(),
+            pods_at: Some(Instant::now()),
             sweep_by: None,
             last_life: LastLife::new(note),
         };
@@ -275,7 +280,7 @@ impl Daemon {
     /// When [`Self::on_time`] has something to do.
     fn deadline(&self) -> Instant {
         let engine = self.engine.poll_timeout().map(Instant::from_std);
-        let others = [Some(self.look_at), self.kernel.retry_at()];
+        let others = [Some(self.look_at), self.kernel.retry_at(), self.pods_at];
         others
             .into_iter()
             .chain([engine])
@@ -299,11 +304,13 @@ impl Daemon {
             self.kernel.configure(&in_force.config);
             self.changed();
         }
+        if self.pods_at.is_some_and(|at| at <= time) {
+            self.pods_at = self.look_at_pods().then(|| time + LOOK_FOR_PODS);
+        }
         if self.look_at <= time {
             self.look_at = time + LOOK;
             self.sweep_if_converged(time);
             self.note_life();
-            self.look_at_pods();
             self.report();
         }
     }

@@ -259,7 +259,13 @@ fn assert_confined(workload: &Value, capabilities: &Value) {
         spec["securityContext"]["seccompProfile"]["type"],
         "RuntimeDefault"
     );
-    for container in spec["containers"].as_array().unwrap() {
+    let first = spec["initContainers"].as_array().into_iter().flatten();
+    let containers = spec["containers"].as_array().unwrap().iter();
+    let none = Value::Null;
+    let all = first
+        .map(|it| (it, &none))
+        .chain(containers.map(|it| (it, capabilities)));
+    for (container, capabilities) in all {
         let context = &container["securityContext"];
         assert_eq!(context["privileged"], Value::Null);
         assert_eq!(context["allowPrivilegeEscalation"], false);
@@ -400,6 +406,24 @@ fn the_programs_run_as_the_manifests_say_and_a_node_gets_its_subnets() {
         Some(&speaker_pod),
     );
     let service_address = format!("tcp://{address}:7443");
+    // First its other container installs the plugin, also over one that is there already.
+    let installed = pod::on_host(cluster.lab(), "routeshare-speaker-n1", "/opt/cni/bin");
+    let spec = &speakers["spec"]["template"]["spec"];
+    for said in ["installed", "already"] {
+        let mut first = pod::command(
+            cluster.lab(),
+            machine,
+            "routeshare-speaker-n1",
+            (spec, &spec["initContainers"][0]),
+            &[],
+            &[],
+        );
+        let text = lab::output(&mut first).unwrap();
+        assert!(text.contains(said), "{text}");
+    }
+    let mut plugin = std::process::Command::new(installed.join("routeshare-cni"));
+    let version = lab::output(plugin.env("CNI_COMMAND", "VERSION")).unwrap();
+    assert!(version.contains("1.1.0"), "{version}");
     let mut speaker = pod::run(
         cluster.lab(),
         machine,
@@ -441,6 +465,19 @@ fn the_programs_run_as_the_manifests_say_and_a_node_gets_its_subnets() {
             Ok(())
         },
     );
+    // Alone on the network it has no peer to wait for: pods can start, by these two files of the host.
+    let on_host = |path: &str| pod::on_host(cluster.lab(), "routeshare-speaker-n1", path);
+    wait_for("the network configuration", SOON, || {
+        let text = std::fs::read_to_string(on_host("/etc/cni/net.d/10-routeshare.conflist"))?;
+        let configuration: Value = serde_json::from_str(&text)?;
+        let plugin = &configuration["plugins"][0];
+        anyhow::ensure!(plugin["type"] == "routeshare-cni", "{configuration:#}");
+        // Where the host has it, and not only the container.
+        anyhow::ensure!(plugin["dataDir"] == Value::Null, "{configuration:#}");
+        let node = std::fs::read_to_string(on_host("/var/lib/routeshare").join("cni/node.json"))?;
+        anyhow::ensure!(node.contains("10.64.0.0/24"), "{node}");
+        Ok(())
+    });
     // It listens on port 179 with no more than the listed capabilities.
     let listening = machine.run("ss -tln").unwrap();
     assert!(listening.contains(":179 "), "{listening}");

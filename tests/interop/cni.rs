@@ -2,12 +2,14 @@
 
 mod bridge;
 mod chained;
+mod configuration;
 mod containerd;
 mod delegated;
 mod every_step;
 mod examples;
 mod first_packet;
 mod health;
+mod install;
 mod ipvlan;
 mod lifecycle;
 mod macvlan;

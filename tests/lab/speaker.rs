@@ -41,11 +41,27 @@ impl<'a> Speaker<'a> {
         node: &str,
         resources: &str,
     ) -> anyhow::Result<Speaker<'a>> {
+        Speaker::start_saying(machine, directory, node, resources, &[])
+    }
+
+    /// [`Speaker::start`] with further arguments, now and at every further start.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come up, with what it said.
+    pub fn start_saying(
+        machine: &'a Namespace,
+        directory: &Path,
+        node: &str,
+        resources: &str,
+        arguments: &[String],
+    ) -> anyhow::Result<Speaker<'a>> {
         let files = directory.join(node).join("resources");
         fs::create_dir_all(&files)?;
         fs::write(files.join("resources.yaml"), resources)?;
         let told = ["--standalone", "--resources", &files.display().to_string()];
-        let told = told.map(str::to_owned).into();
+        let told = told.map(str::to_owned).into_iter();
+        let told = told.chain(arguments.iter().cloned()).collect();
         Speaker::launched(machine, directory, node, told)
     }
 

@@ -11,15 +11,17 @@ use plan::{Purpose, Subnet};
 use super::{Daemon, ESTABLISHED, now};
 
 impl Daemon {
-    /// Tells `cni_conf` whether pods may start, as long as it wants to know.
-    pub(super) fn look_at_pods(&mut self) {
+    /// Tells `cni_conf` whether pods may start, as long as it wants to know. False when it does not any
+    /// more.
+    pub(super) fn look_at_pods(&mut self) -> bool {
         if !self.cni_conf.asks() {
-            return;
+            return false;
         }
         let waits = self.pods_wait_for();
         if self.cni_conf.may_start(waits) {
             self.changed();
         }
+        true
     }
 
     /// What is not there yet, in words that follow "when there is"; `None` when all of it is.

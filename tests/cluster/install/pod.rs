@@ -1,12 +1,13 @@
 //! A container of a workload's pod, run by hand as kubelet and a container runtime would run it: the
 //! manifest's own arguments and environment, its user and its capabilities, a root file system that
-//! cannot be written, and of the host's /etc, /run and /var/lib only what it mounts. (No seccomp profile:
+//! cannot be written, and of the host's /etc, /opt, /run and /var/lib only what it mounts. (No seccomp profile:
 //! that comes with a runtime.)
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use lab::{Daemon, Lab, Namespace, program};
 use serde_json::Value;
@@ -27,17 +28,52 @@ pub(super) fn run(
     let spec = &template["spec"];
     let container = &spec["containers"][0];
     assert_eq!(spec["containers"].as_array().unwrap().len(), 1, "{spec}");
+    let command = command(lab, machine, pod, (spec, container), variables, files);
+    let log = lab.directory().join(format!("{pod}.log"));
+    machine.start(pod, command, &log).unwrap()
+}
+
+/// What a container of the pod sees of the host at `path`.
+pub(super) fn on_host(lab: &Lab, pod: &str, path: &str) -> PathBuf {
+    let within = path.trim_start_matches('/');
+    lab.directory().join(pod).join("host").join(within)
+}
+
+/// A container of a pod's spec, that ends by itself or not.
+pub(super) fn command(
+    lab: &Lab,
+    machine: &Namespace,
+    pod: &str,
+    (spec, container): (&Value, &Value),
+    variables: &[(&str, &str)],
+    files: Files<'_>,
+) -> Command {
     let environment = environment(container, &variables.iter().copied().collect());
-    let arguments: Vec<String> = list(&container["args"])
+    let image = container["image"].as_str().unwrap();
+    let of_image = image.rsplit('/').next().unwrap().split(':').next().unwrap();
+    let mut said = list(&container["command"]);
+    let name = said.next().unwrap_or(of_image).trim_start_matches('/');
+    let arguments: Vec<String> = said
+        .chain(list(&container["args"]))
         .map(|argument| expand(argument, &environment))
         .collect();
     let stage = lab.directory().join(pod);
-    let mut script =
-        String::from("for hidden in /etc /run /var/lib; do mount -t tmpfs none $hidden; done\n");
+    let mut script = String::from(
+        "for hidden in /etc /opt /run /var/lib; do mount -t tmpfs none $hidden; done\n",
+    );
     for directory in list_of(&container["volumeMounts"], "mountPath") {
         // The kernel's /var/run is /run.
         let directory = directory.replace("/var/run/", "/run/");
         writeln!(script, "mkdir -p -m 0777 {directory}").unwrap();
+    }
+    for (mount, path) in host_paths(spec, container) {
+        // The kernel's settings are those of the machine; directories are the test's own.
+        let source = match path.starts_with("/proc/") {
+            true => PathBuf::from(path),
+            false => on_host(lab, pod, path),
+        };
+        fs::create_dir_all(&source).unwrap();
+        writeln!(script, "mount --bind {} {mount}", source.display()).unwrap();
     }
     for (index, (path, content)) in files.iter().enumerate() {
         fs::create_dir_all(&stage).unwrap();
@@ -63,8 +99,6 @@ pub(super) fn run(
          --bounding-set=-all{added} --no-new-privs \"$@\""
     )
     .unwrap();
-    let image = container["image"].as_str().unwrap();
-    let name = image.rsplit('/').next().unwrap().split(':').next().unwrap();
     let mut command = machine.command("unshare");
     command
         .args([
@@ -81,8 +115,23 @@ pub(super) fn run(
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .envs(environment);
-    let log = lab.directory().join(format!("{pod}.log"));
-    machine.start(pod, command, &log).unwrap()
+    command
+}
+
+/// Where a container mounts which directories of the host; those below `/run` are in memory there, too.
+fn host_paths<'a>(spec: &'a Value, container: &'a Value) -> Vec<(&'a str, &'a str)> {
+    let mounts = container["volumeMounts"].as_array().into_iter().flatten();
+    let found = mounts.filter_map(|mount| {
+        let mut volumes = spec["volumes"].as_array()?.iter();
+        let volume = volumes.find(|volume| volume["name"] == mount["name"])?;
+        Some((
+            mount["mountPath"].as_str()?,
+            volume["hostPath"]["path"].as_str()?,
+        ))
+    });
+    found
+        .filter(|(_, path)| !path.starts_with("/run"))
+        .collect()
 }
 
 /// What an HTTP probe of the manifest is answered: the status line and the text.

@@ -2,12 +2,13 @@
 //! one controller. Everything is real but the cables: namespaces and veth pairs.
 //!
 //! - `topology`: names, numbers, machines and cables; `programs`: what runs on them; `tor`: what runs
-//!   on the ToRs; `pods`: pods and pings; `site`: where all of it stands; `capture`: what is on a cable; `picture`: all of it drawn.
+//!   on the ToRs; `pods`: pods and pings; `runtime`: who calls the CNI plugin; `site`: where all of it stands; `capture`: what is on a cable; `picture`: all of it drawn.
 
 mod capture;
 mod picture;
 mod pods;
 mod programs;
+mod runtime;
 mod site;
 mod topology;
 mod tor;
@@ -25,6 +26,7 @@ use capture::Capture;
 use picture::Router;
 use pods::Pod;
 use programs::Programs;
+use runtime::Runtime;
 use site::Site;
 use topology::{Machines, NEWCOMER, NODES, Node, RACKS, SPINE_ASN, machine};
 
@@ -161,17 +163,17 @@ fn converge(
         ))
     })?;
 
+    step("Sessions", |step| {
+        let count = established(programs, &NODES, |text| step.now(text))?;
+        Ok(format!("all {count} established"))
+    })?;
     let mut pods = Vec::new();
-    step("Subnets and pods", |step| {
+    step("Pods, attached by the CNI plugin", |step| {
         for (node, machine) in NODES.into_iter().zip(&machines.nodes) {
             step.now(node.name);
             pods.extend(pods_of(site, node, machine, programs)?);
         }
-        Ok(format!("{PODS} pods on each of {} nodes", NODES.len()))
-    })?;
-    step("Sessions", |step| {
-        let count = established(programs, &NODES, |text| step.now(text))?;
-        Ok(format!("all {count} established"))
+        Ok(format!("{PODS} on each of {} nodes", NODES.len()))
     })?;
     let capture = Capture::start(&machines.spine, &RACKS[0].tor(), programs.directory())?;
     step("Every pod pings every other", |step| {
@@ -215,22 +217,17 @@ fn converge(
     Ok(())
 }
 
-/// Waits for a node's subnets and makes its pods.
+/// Waits until a node takes pods, and makes them.
 fn pods_of(
     site: &Site,
     node: Node,
     machine: &Namespace,
     programs: &Programs,
 ) -> anyhow::Result<Vec<Pod>> {
-    let what = format!("{} to get its subnets", node.name);
-    let subnets = try_wait_for(&what, PATIENCE, || {
-        programs.check()?;
-        let nodes = programs.json(&format!("show nodes --node {}", node.name))?;
-        let subnets: Vec<String> = strings(&nodes[0]["subnets"]);
-        ensure!(subnets.len() >= 2, "it has {subnets:?}");
-        Ok(subnets)
-    })?;
-    pods::create_pods(site, node.name, machine, &subnets)
+    let directory = programs.directory();
+    let check = || programs.check();
+    let runtime = Runtime::wait(machine, directory, node.name, PATIENCE, check)?;
+    pods::create_pods(site, node.name, &runtime)
 }
 
 fn strings(list: &Value) -> Vec<String> {
@@ -338,7 +335,7 @@ fn newcomer(
     text += &NEWCOMER.resource();
     let start = Instant::now();
     programs::replace(&file, &text)?;
-    now("waiting for its subnets");
+    now("waiting until it takes pods");
     let pods = pods_of(site, NEWCOMER, machine, programs)?;
     now("waiting for answers of its pods");
     let ways = pods::ways(others.iter(), pods.iter());

@@ -1,4 +1,4 @@
-//! Pods: namespaces with addresses of their node's subnet, and whether they reach one another.
+//! Pods: namespaces that the CNI plugin has attached, and whether they reach one another.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use lab::{Namespace, try_wait_for};
 
 use super::PODS;
+use super::runtime::Runtime;
 use super::site::Site;
 use super::topology::pod;
 
@@ -23,45 +24,25 @@ pub(crate) struct Pod {
     pub(crate) v6: IpAddr,
 }
 
-/// Makes the pods of a node out of its subnets: a cable each, host routes on the node, a link-local
-/// gateway for both families in the pod, and nothing that rewrites packets.
+/// Makes the pods of a node, and has each attached by the plugins of its network configuration.
 pub(crate) fn create_pods(
     site: &Site,
     node: &str,
-    machine: &Namespace,
-    subnets: &[String],
+    runtime: &Runtime<'_>,
 ) -> anyhow::Result<Vec<Pod>> {
     let mut pods = Vec::new();
     for number in 1..=PODS {
+        let name = pod(node, number);
+        let machine = site.create(&name)?;
+        let addresses = runtime.attach(&name, &machine)?;
         let address = |v6: bool| {
-            let subnet = subnets.iter().find(|subnet| subnet.contains(':') == v6);
-            subnet
-                .with_context(|| format!("{node} has no subnet of one family: {subnets:?}"))
-                .and_then(|subnet| host(subnet, number))
+            let mut of_family = addresses.iter().filter(|address| address.is_ipv6() == v6);
+            let address = of_family.next().copied();
+            address.with_context(|| format!("{name} has no address of one family: {addresses:?}"))
         };
         let (v4, v6) = (address(false)?, address(true)?);
-        let name = pod(node, number);
-        let pod = site.create(&name)?;
-        let inside = [format!("{v4}/32"), format!("{v6}/128")];
-        let outside = format!("pod{number}");
-        pod.cable(
-            "eth0",
-            &[&inside[0], &inside[1]],
-            machine,
-            &outside,
-            // The same on every cable of every node: no address is used up for gateways.
-            &["fe80::1/64"],
-        )?;
-        pod.ip([
-            "route add 0.0.0.0/0 via inet6 fe80::1 dev eth0 onlink",
-            "route add ::/0 via fe80::1 dev eth0 onlink",
-        ])?;
-        machine.ip([
-            format!("route add {v4}/32 dev {outside}").as_str(),
-            &format!("route add {v6}/128 dev {outside}"),
-        ])?;
         pods.push(Pod {
-            machine: pod,
+            machine,
             name,
             v4,
             v6,
@@ -70,13 +51,11 @@ pub(crate) fn create_pods(
     Ok(pods)
 }
 
-/// The address with this number (1 is the first after the network's) and one more in a subnet:
-/// `10.64.1.0/24`, 1 → `10.64.1.2`.
+/// The address with this number in a subnet: `10.64.1.0/24`, 200 → `10.64.1.200`.
 pub(crate) fn host(subnet: &str, number: usize) -> anyhow::Result<IpAddr> {
     let (network, _) = subnet
         .split_once('/')
         .context("a subnet without a length")?;
-    let number = number + 1;
     Ok(match network.parse()? {
         IpAddr::V4(address) => IpAddr::V4((u32::from(address) + u32::try_from(number)?).into()),
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) + number as u128).into()),
@@ -164,10 +143,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pods_have_the_first_addresses_of_a_subnet_but_one() {
-        assert_eq!(host("10.64.1.0/24", 1).unwrap().to_string(), "10.64.1.2");
+    fn addresses_are_counted_from_that_of_the_network() {
+        assert_eq!(host("10.64.1.0/24", 2).unwrap().to_string(), "10.64.1.2");
         assert_eq!(
-            host("fd00:64:0:1::/64", 2).unwrap().to_string(),
+            host("fd00:64:0:1::/64", 3).unwrap().to_string(),
             "fd00:64:0:1::3"
         );
     }

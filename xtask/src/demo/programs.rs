@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use lab::{Daemon, Namespace, output, program};
 use serde_json::Value;
 
+use super::runtime;
 use super::topology::CONTROLLER;
 use crate::cargo;
 
@@ -115,6 +116,13 @@ impl Programs {
     pub(crate) fn node(&self, machine: &Namespace, node: &str) -> anyhow::Result<()> {
         let mut command = self.speaker(machine, node)?;
         command.args(["--controller", &format!("https://{CONTROLLER}:7443")]);
+        let (conf, data) = (
+            runtime::conf_dir(&self.directory, node),
+            runtime::data_dir(&self.directory, node),
+        );
+        fs::create_dir_all(&conf).with_context(|| format!("cannot make {}", conf.display()))?;
+        command.arg("--cni-conf-dir").arg(conf);
+        command.arg("--cni-data-dir").arg(data);
         self.certificate(&mut command, node);
         self.start(machine, node, command)
     }
