@@ -13,8 +13,8 @@ use crd::Kind;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Node;
+use kube::Api;
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
-use kube::{Api, Client};
 use lab::cluster::{Cluster, Replica, node as lab_node};
 use serde_json::{Value, json};
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -163,35 +163,9 @@ impl Site {
     pub(super) async fn requests(&self) -> Result<BTreeMap<String, u64>> {
         match self {
             Site::Files(_) => Ok(BTreeMap::new()),
-            Site::Api(cluster) => requests(cluster.client()).await,
+            Site::Api(cluster) => cluster.requests().await,
         }
     }
-}
-
-async fn requests(client: Client) -> Result<BTreeMap<String, u64>> {
-    let request = http::Request::get("/metrics").body(Vec::new())?;
-    let text = client.request_text(request).await?;
-    let mut all = BTreeMap::new();
-    for line in text.lines() {
-        let Some(rest) = line.strip_prefix("apiserver_request_total{") else {
-            continue;
-        };
-        let Some((labels, count)) = rest.rsplit_once("} ") else {
-            continue;
-        };
-        let label = |name: &str| {
-            let found = labels.split(&format!("{name}=\"")).nth(1)?;
-            found.split('"').next()
-        };
-        let verb = label("verb").unwrap_or_default();
-        let resource = label("resource").unwrap_or_default();
-        if matches!(verb, "WATCH" | "CONNECT") || matches!(resource, "" | "leases") {
-            continue;
-        }
-        let count: f64 = count.trim().parse()?;
-        *all.entry(format!("{verb} {resource}")).or_default() += count as u64;
-    }
-    Ok(all)
 }
 
 fn start_on_files(binaries: &Path, directory: &Path) -> Result<Controller> {

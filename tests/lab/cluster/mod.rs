@@ -24,6 +24,7 @@ mod controller;
 mod lan;
 mod objects;
 mod pki;
+mod requests;
 
 use std::fmt;
 use std::future::Future;

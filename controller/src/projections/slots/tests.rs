@@ -139,3 +139,40 @@ fn a_watch_that_lags_behind_does_not_undo_what_was_answered() {
     slots.follow(Event::InitDone);
     assert_eq!(slots.get("n1").step(None, SINCE), Some(Step::Read));
 }
+
+#[test]
+fn what_was_written_and_read_again_is_not_written_again() {
+    let lease = |free_at: Option<u64>| ipam::pool::Lease {
+        pool: "pods".to_owned(),
+        node: "n1".to_owned(),
+        fixed: false,
+        state: match free_at {
+            Some(free_at) => ipam::pool::State::Waiting { free_at },
+            None => ipam::pool::State::Assigned,
+        },
+        // Some moment in a second: the API keeps whole ones.
+        since: 1_795_274_532_764,
+    };
+    let leases = [
+        (net("10.0.0.0/24"), lease(None)),
+        (net("10.0.1.0/24"), lease(Some(1_795_274_999_999))),
+    ];
+    let view = crate::reconcile::View {
+        ledger: ipam::pool::Ledger::new(leases).unwrap(),
+        leads_since: 1,
+        ledger_generation: 2,
+        ..crate::reconcile::View::default()
+    };
+    let wanted =
+        crate::projections::wanted::wanted(&view, &crate::source::kubernetes::Nodes::new());
+    let node = &wanted.nodes["n1"];
+    let empty = stored(1, 0, &[]);
+    let Some(Step::Write(next)) = seen(empty).step(Some(node), wanted.since) else {
+        panic!("it is not filled");
+    };
+    let text = serde_json::to_string(&next).unwrap();
+    let mut slot = seen(serde_json::from_str(&text).unwrap());
+    assert_eq!(slot.step(Some(node), wanted.since), None);
+    slot.answered(&Step::Read, there(serde_json::from_str(&text).unwrap()));
+    assert_eq!(slot.step(Some(node), wanted.since), None);
+}
