@@ -35,6 +35,10 @@ pub(crate) use self::writes::{Answer, Outcome, Write};
 /// Speakers come to a new leader within this; before that nobody is missed.
 const SETTLED: Duration = Duration::from_secs(60);
 
+/// Changes of an object within this are one write: a node that comes has a stream, a configuration and its
+/// sessions one after the other.
+const GATHER: Duration = Duration::from_millis(500);
+
 /// What is to be written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Key {

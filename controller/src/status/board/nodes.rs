@@ -8,7 +8,7 @@ use crd::{Kind, NodeState};
 use ipam::Millis;
 use tokio::time::Instant;
 
-use super::{Board, Key, Known};
+use super::{Board, GATHER, Key, Known};
 use crate::registry::SpeakerState;
 use crate::source::kubernetes::KubeNode;
 use crate::status::coverage::Object;
@@ -161,7 +161,7 @@ impl Board {
             Difference::Version => self.queue.set(key, Urgency::Low, version_due),
             Difference::Numbers => self.queue.set(key, Urgency::Low, numbers_due),
             Difference::News => {
-                let due = record.bucket.next(now);
+                let due = record.bucket.next(now).max(now + GATHER);
                 self.queue.set(key, Urgency::Normal, due);
             }
         }

@@ -9,7 +9,7 @@ use crd::{Kind, WrittenStatus};
 use ipam::Millis;
 use tokio::time::Instant;
 
-use super::{Board, Key};
+use super::{Board, GATHER, Key};
 use crate::source::kubernetes::Verdict;
 use crate::status::coverage::Object;
 use crate::status::events::About;
@@ -20,8 +20,6 @@ use crate::status::pace::Bucket;
 use crate::status::queue::Urgency;
 use crate::status::tally;
 
-/// Changes of an object's status within this are one write.
-const GATHER: Duration = Duration::from_millis(500);
 /// Writes of one object's status.
 const OF_OBJECT: Bucket = Bucket::new(5, Duration::from_secs(10));
 

@@ -262,3 +262,25 @@ fn a_node_that_is_behind_is_told_soon_and_so_is_that_it_no_longer_is() {
     assert_eq!(node, "n002");
     assert_eq!(said(&state.conditions, "Programmed").1, "NewestInForce");
 }
+
+#[test]
+fn what_happens_to_a_node_that_comes_is_one_write() {
+    let mut rig = Rig::new(1);
+    rig.step(Duration::from_millis(100));
+    rig.connect("n000");
+    rig.report("n000", |report| {
+        report.version = 0;
+        report.sessions.clear();
+    });
+    rig.step(Duration::from_millis(100));
+    rig.report("n000", |report| {
+        report.sessions[0].state = "OpenSent".to_owned()
+    });
+    rig.step(Duration::from_millis(100));
+    rig.report("n000", |_| {});
+    rig.pass(5 * SECOND);
+    let writes = rig.take();
+    let statuses = node_statuses(&writes);
+    assert_eq!(statuses.len(), 1, "{statuses:?}");
+    assert_eq!(statuses[0].1.sessions_established, "1/1");
+}
