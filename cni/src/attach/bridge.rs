@@ -534,6 +534,7 @@ mod tests {
             name: "br-blue".into(),
             kind: None,
             up: true,
+            operational: true,
             mtu: 1500,
             master: None,
             parent: None,
