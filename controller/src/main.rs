@@ -23,6 +23,7 @@ mod kubernetes;
 mod leader;
 mod listen;
 mod metrics;
+mod names;
 mod pauses;
 mod planning;
 mod projections;

@@ -15,6 +15,8 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+use crate::names::Names;
+
 /// A subnet that is used beyond this many percent asks for another one.
 const NEARLY_USED_UP_PERCENT: u128 = 80;
 
@@ -30,6 +32,8 @@ pub(crate) struct Registry {
     /// Numbers streams and tunnels, so that the end of an old one is not taken for that of its
     /// successor.
     last_id: AtomicU64,
+    /// What containers are called.
+    pub(crate) names: Names,
 }
 
 struct Speaker {
@@ -193,6 +197,7 @@ impl Registry {
 
     /// Nodes that are not in `keep` are told nothing more; what their speakers have stays in force.
     pub(crate) fn forget_others(&self, keep: &BTreeMap<String, Arc<pb::NodeConfig>>) {
+        self.names.exist(keep);
         self.lock().retain(|node, speaker| {
             if keep.contains_key(node) {
                 return true;

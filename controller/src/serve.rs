@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::identity::{Ending, Identity, Trust};
 use crate::key_stream;
+use crate::names;
 use crate::registry::{OpenStream, Registry};
 use crate::secrets::Secrets;
 use crate::source::files::now;
@@ -40,6 +41,7 @@ pub(crate) struct Config {
 impl ConfigService for Config {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::NodeConfig, Status>> + Send>>;
     type KeysStream = ReceiverStream<Result<pb::SealedKeys, Status>>;
+    type NamesStream = ReceiverStream<Result<pb::OtherNames, Status>>;
     type TunnelStream = ReceiverStream<Result<pb::TunnelChunk, Status>>;
 
     async fn watch(
@@ -134,6 +136,22 @@ impl ConfigService for Config {
             lead: self.lead.clone(),
             shutdown: self.shutdown.clone(),
             outlived: self.trust.ending(request.metadata().as_ref()),
+        };
+        Ok(Response::new(stream.open(request.into_inner())))
+    }
+
+    async fn names(
+        &self,
+        request: Request<Streaming<pb::NodeNames>>,
+    ) -> Result<Response<Self::NamesStream>, Status> {
+        self.lead.check()?;
+        let node = self.node(&request).await?;
+        let stream = names::Stream {
+            config: self.registry.config(&node),
+            node,
+            registry: Arc::clone(&self.registry),
+            lead: self.lead.clone(),
+            shutdown: self.shutdown.clone(),
         };
         Ok(Response::new(stream.open(request.into_inner())))
     }

@@ -10,6 +10,7 @@ mod disk;
 mod files;
 mod keys;
 mod leader;
+mod names;
 mod token;
 mod tunnel;
 
@@ -24,6 +25,7 @@ use tokio::task::JoinHandle;
 use tonic::service::Routes;
 
 use crate::keys::Vault;
+use crate::names::Exchange;
 
 /// Where a node's configuration comes from.
 #[derive(Clone, Debug)]
@@ -45,6 +47,8 @@ pub(crate) struct Settings {
     pub(crate) state_dir: PathBuf,
     /// Where keys out of Secrets go.
     pub(crate) vault: Arc<Vault>,
+    /// Names of containers, ours and those of other nodes.
+    pub(crate) names: Arc<Exchange>,
 }
 
 /// Which way a configuration came.
@@ -124,6 +128,7 @@ pub(crate) fn start(
         status: status_tx,
         last: None,
         vault: settings.vault,
+        names: settings.names,
     };
     let task = tokio::spawn(run(settings.origin, sink, reports, admin));
     Desired {
@@ -155,6 +160,7 @@ struct Sink {
     /// In force.
     last: Option<NodeConfig>,
     vault: Arc<Vault>,
+    names: Arc<Exchange>,
 }
 
 impl Sink {

@@ -19,7 +19,7 @@ use crate::keys::Vault;
 use crate::last_life::Note;
 use crate::leases::Leases;
 use crate::metrics::Metrics;
-use crate::names::Names;
+use crate::names::{Exchange, Names};
 use crate::report::Reporter;
 
 /// What one speaker is started with.
@@ -76,7 +76,8 @@ impl Speaker {
         let (reporter, reports) = Reporter::new(&settings.node);
         let last_life = Note::new(&settings.state_dir);
         let vault = Arc::new(Vault::new(settings.keys));
-        let names = Names::start(settings.cni.data_dir.clone())
+        let exchange = Arc::new(Exchange::new(&settings.state_dir));
+        let names = Names::start(settings.cni.data_dir.clone(), Arc::clone(&exchange))
             .context("cannot start a thread for names of containers")?;
         let for_pods = ForPods {
             cni_conf: CniConf::start(settings.cni.clone()),
@@ -97,6 +98,7 @@ impl Speaker {
             origin: settings.origin,
             state_dir: settings.state_dir,
             vault,
+            names: exchange,
         };
         let desired = desired::start(source, reports, admin.clone());
         let mut services = vec![tokio::spawn(async move {

@@ -15,6 +15,7 @@ mod lifecycle;
 mod macvlan;
 mod malformed;
 mod many;
+mod names;
 mod routed;
 mod scene;
 mod the_harness_itself;

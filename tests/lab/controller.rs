@@ -99,7 +99,7 @@ impl Controller {
     }
 
     /// The arguments with which a node's speaker asks it under this address.
-    pub(crate) fn arguments(&self, node: &str, address: &str) -> Vec<String> {
+    pub fn arguments(&self, node: &str, address: &str) -> Vec<String> {
         let mut arguments = vec!["--controller".to_owned(), format!("https://{address}:7443")];
         arguments.extend(certificate(&self.directory, node));
         arguments

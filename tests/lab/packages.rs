@@ -28,6 +28,10 @@ pub const PING: Tool = tool("ping", "iputils-ping");
 pub const TCPDUMP: Tool = tool("tcpdump", "tcpdump");
 /// Cables that lose packets without telling anybody.
 pub const NFT: Tool = tool("nft", "nftables");
+/// A resolver.
+pub const DNSMASQ: Tool = tool("dnsmasq", "dnsmasq-base");
+/// Questions to resolvers.
+pub const DIG: Tool = tool("dig", "bind9-dnsutils");
 /// BIRD 2.
 pub const BIRD: Tool = tool("bird", "bird2");
 /// FRR.

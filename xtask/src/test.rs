@@ -137,6 +137,8 @@ impl Part {
                     packages::NSENTER,
                     packages::PING,
                     packages::NFT,
+                    packages::DNSMASQ,
+                    packages::DIG,
                     packages::BIRD,
                     packages::FRR,
                     packages::GOBGP,

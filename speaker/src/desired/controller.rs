@@ -19,10 +19,10 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use super::leader::{self, End, Way};
 use super::token::{Bearer, TokenError};
-use super::{Sink, Source, keys, tunnel};
+use super::{Sink, Source, keys, names, tunnel};
 
 /// A whole NodeConfig must fit.
-const LARGEST_MESSAGE: usize = 64 << 20;
+pub(super) const LARGEST_MESSAGE: usize = 64 << 20;
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How often a quiet connection is probed, and how long the answer may take: a leader whose host has
@@ -296,6 +296,7 @@ struct Open {
     caller: Caller,
     _tunnel: tunnel::Tunnel,
     _keys: keys::Keys,
+    _names: names::Names,
 }
 
 impl Open {
@@ -319,6 +320,11 @@ impl Open {
         Ok(Open {
             configs: configs.into_inner(),
             _tunnel: tunnel::Tunnel::open(channel.clone(), caller.clone(), admin.clone()),
+            _names: names::Names::exchange(
+                channel.clone(),
+                caller.clone(),
+                Arc::clone(&sink.names),
+            ),
             _keys: keys::Keys::fetch(channel, caller.clone(), Arc::clone(&sink.vault)),
             caller,
         })

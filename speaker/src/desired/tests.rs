@@ -159,6 +159,17 @@ impl ConfigService for Service {
         ))
     }
 
+    type NamesStream = ReceiverStream<Result<pb::OtherNames, tonic::Status>>;
+
+    async fn names(
+        &self,
+        _: Request<Streaming<pb::NodeNames>>,
+    ) -> Result<Response<Self::NamesStream>, tonic::Status> {
+        Err(tonic::Status::unimplemented(
+            "no configuration here has names",
+        ))
+    }
+
     type TunnelStream = ReceiverStream<Result<pb::TunnelChunk, tonic::Status>>;
 
     async fn tunnel(
@@ -224,6 +235,7 @@ impl Bench {
             origin,
             state_dir: self.directory.path().to_path_buf(),
             vault: Arc::new(Vault::new(self.directory.path().join("keys"))),
+            names: Arc::new(crate::names::Exchange::new(self.directory.path())),
         };
         (start(settings, reports_rx, Routes::new(health)), reports)
     }

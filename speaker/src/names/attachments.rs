@@ -112,10 +112,12 @@ fn attachments(leases: &[Lease]) -> (Vec<Attachment>, Option<String>) {
         .filter(|lease| !lease.earlier_boot)
         .map(|lease| {
             let owner = &lease.owner;
-            let namespace = owner.namespace.as_deref().filter(|it| !it.is_empty());
-            let name = owner.name.as_ref().map(|name| match namespace {
-                Some(namespace) => format!("{name}.{namespace}"),
-                None => name.clone(),
+            let name = owner.name.as_ref().map(|name| match &owner.namespace {
+                // Without Kubernetes runtimes say nothing, or the name once more.
+                Some(namespace) if !namespace.is_empty() && namespace != name => {
+                    format!("{name}.{namespace}")
+                }
+                _ => name.clone(),
             });
             let given = name.iter().chain(&owner.aliases);
             let (good, bad): (Vec<&String>, Vec<&String>) =
@@ -128,6 +130,7 @@ fn attachments(leases: &[Lease]) -> (Vec<Attachment>, Option<String>) {
             Attachment {
                 network: lease.network.clone(),
                 container: owner.container.clone(),
+                of_node: lease.of_node,
                 addresses: lease.addresses.iter().map(|it| it.ip()).collect(),
                 names: good.into_iter().take(MOST_NAMES).cloned().collect(),
             }

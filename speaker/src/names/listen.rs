@@ -3,20 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use nix::ifaddrs::getifaddrs;
+use kernel::{Netlink, NetlinkError, list};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
 use super::forward::PORT;
 use super::server::Server;
+use super::spread::{SOCKETS, by_sender};
 
 /// What may wait to be read: the kernel counts about 800 bytes for each small datagram.
-const RECEIVE: usize = 1 << 20;
+const RECEIVE: usize = 128 * 1024;
 /// Connections that may wait to be accepted.
 const WAITING: i32 = 128;
 
@@ -40,10 +40,12 @@ impl Listeners {
                 continue;
             }
             match open(*address) {
-                Ok((datagrams, listener)) => {
+                Ok((sockets, listener)) => {
                     tracing::info!(%address, "answering names");
                     let mut tasks = JoinSet::new();
-                    tasks.spawn(Arc::clone(server).datagrams(datagrams));
+                    for datagrams in sockets {
+                        tasks.spawn(Arc::clone(server).datagrams(datagrams));
+                    }
                     tasks.spawn(Arc::clone(server).connections(listener));
                     self.open.insert(*address, tasks);
                 }
@@ -56,58 +58,56 @@ impl Listeners {
     }
 }
 
-fn open(address: IpAddr) -> io::Result<(UdpSocket, TcpListener)> {
+fn open(address: IpAddr) -> io::Result<(Vec<UdpSocket>, TcpListener)> {
     let address = SocketAddr::from((address, PORT));
-    let domain = Domain::for_address(address);
-    let datagrams = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-    let stream = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    let stream = socket(address, Type::STREAM, Protocol::TCP)?;
     // A connection that has just been closed does not keep us from listening.
     stream.set_reuse_address(true)?;
-    for socket in [&datagrams, &stream] {
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        socket.set_nonblocking(true)?;
-        socket.bind(&SockAddr::from(address))?;
-    }
-    // Less is no reason not to answer.
-    let _ = datagrams.set_recv_buffer_size(RECEIVE);
+    stream.bind(&SockAddr::from(address))?;
     stream.listen(WAITING)?;
-    Ok((
-        UdpSocket::from_std(datagrams.into())?,
-        TcpListener::from_std(stream.into())?,
-    ))
+    let mut sockets = Vec::new();
+    for _ in 0..SOCKETS {
+        let datagrams = socket(address, Type::DGRAM, Protocol::UDP)?;
+        datagrams.set_reuse_port(true)?;
+        datagrams.bind(&SockAddr::from(address))?;
+        // Less is no reason not to answer.
+        let _ = datagrams.set_recv_buffer_size(RECEIVE);
+        if let Err(error) = by_sender(&datagrams, address.ip()) {
+            tracing::debug!(%error, "the resolver's sockets are not chosen by sender");
+        }
+        sockets.push(UdpSocket::from_std(datagrams.into())?);
+    }
+    Ok((sockets, TcpListener::from_std(stream.into())?))
+}
+
+fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 /// The addresses of this host's bridges on whose networks `containers` are.
-pub(crate) fn gateways(containers: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
-    let Ok(addresses) = getifaddrs() else {
-        return BTreeSet::new();
-    };
-    let bridges = addresses.filter_map(|it| {
-        let network = network(it.address.as_ref()?, it.netmask.as_ref()?)?;
-        is_bridge(&it.interface_name).then_some(network)
-    });
-    bridges
-        .filter(|network| containers.iter().any(|it| network.contains(*it)))
-        .map(|network| network.ip())
-        .collect()
-}
-
-fn is_bridge(interface: &str) -> bool {
-    Path::new("/sys/class/net")
-        .join(interface)
-        .join("bridge")
-        .exists()
-}
-
-fn network(
-    address: &nix::sys::socket::SockaddrStorage,
-    mask: &nix::sys::socket::SockaddrStorage,
-) -> Option<IpNetwork> {
-    if let (Some(address), Some(mask)) = (address.as_sockaddr_in(), mask.as_sockaddr_in()) {
-        return IpNetwork::with_netmask(address.ip().into(), mask.ip().into()).ok();
+///
+/// # Errors
+///
+/// The kernel's.
+pub(crate) fn gateways(containers: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+    let mut netlink = Netlink::open(RECEIVE)?;
+    let mut gateways = BTreeSet::new();
+    for link in list::links(&mut netlink)? {
+        if link.kind.as_deref() != Some("bridge") {
+            continue;
+        }
+        for found in list::addresses(&mut netlink, link.index)? {
+            let network = IpNetwork::new(found.address, found.length).ok();
+            let has = |network: IpNetwork| containers.iter().any(|it| network.contains(*it));
+            if !found.unusable && network.is_some_and(has) {
+                gateways.insert(found.address);
+            }
+        }
     }
-    let (address, mask) = (address.as_sockaddr_in6()?, mask.as_sockaddr_in6()?);
-    IpNetwork::with_netmask(address.ip().into(), mask.ip().into()).ok()
+    Ok(gateways)
 }

@@ -216,11 +216,6 @@ pub(crate) fn cut(query: &Query<'_>, reply: &[u8]) -> Vec<u8> {
     cut.finish().into_target()
 }
 
-/// Whether a message says that it is not whole.
-pub(crate) fn is_cut(message: &[u8]) -> bool {
-    Message::from_slice(message).is_ok_and(|message| message.header().tc())
-}
-
 type OwnName = Name<Vec<u8>>;
 
 /// The domain's start of authority. RFC 1035 §3.3.13.

@@ -26,6 +26,11 @@ fn addresses(count: u8) -> Found {
     Found::Addresses((0..count).map(|it| IpAddr::from([10, 0, 0, it])).collect())
 }
 
+/// Whether a message says that it is not whole.
+fn is_cut(message: &[u8]) -> bool {
+    Message::from_slice(message).unwrap().header().tc()
+}
+
 fn code(message: &[u8]) -> Rcode {
     Message::from_slice(message).unwrap().header().rcode()
 }

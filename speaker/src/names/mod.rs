@@ -14,14 +14,16 @@
 mod addresses;
 mod attachments;
 mod counts;
+mod exchange;
 mod forward;
 mod limits;
 mod listen;
 mod message;
 mod server;
+mod spread;
 mod zone;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -33,11 +35,12 @@ use tokio::sync::{Notify, watch};
 
 use attachments::Attachments;
 use counts::Counts;
+pub(crate) use exchange::Exchange;
 use forward::{Forward, HOST_RESOLVERS, Upstream};
 use limits::Limits;
 use listen::Listeners;
 use server::{Own, Server};
-use zone::Zone;
+use zone::{Attachment, Zone};
 
 /// How often what is missing is tried again, and the leases are read without having been told to.
 const RETRY: Duration = Duration::from_secs(5);
@@ -68,12 +71,13 @@ struct Shared {
 }
 
 impl Names {
-    /// Starts the thread; it does nothing before it is configured. The leases are in `data_dir`.
+    /// Starts the thread; it does nothing before it is configured. The leases are in `data_dir`, and other
+    /// nodes hear and tell over `exchange`.
     ///
     /// # Errors
     ///
     /// There can be no further thread.
-    pub(crate) fn start(data_dir: PathBuf) -> io::Result<Names> {
+    pub(crate) fn start(data_dir: PathBuf, exchange: Arc<Exchange>) -> io::Result<Names> {
         let (wanted, receiver) = watch::channel(Wanted::NotYet);
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
@@ -82,7 +86,7 @@ impl Names {
             .build()?;
         std::thread::Builder::new()
             .name("names".into())
-            .spawn(move || runtime.block_on(run(receiver, &theirs, data_dir)))?;
+            .spawn(move || runtime.block_on(run(receiver, &theirs, data_dir, &exchange)))?;
         Ok(Names { wanted, shared })
     }
 
@@ -124,14 +128,19 @@ impl Shared {
 }
 
 /// The thread's work, until the loop is gone.
-async fn run(mut wanted: watch::Receiver<Wanted>, shared: &Shared, data_dir: PathBuf) {
+async fn run(
+    mut wanted: watch::Receiver<Wanted>,
+    shared: &Shared,
+    data_dir: PathBuf,
+    exchange: &Exchange,
+) {
     loop {
         let now = wanted.borrow_and_update().clone();
         let work = async {
             match now {
                 Wanted::NotYet => std::future::pending().await,
-                Wanted::Off => turn_off(shared).await,
-                Wanted::On(config) => serve(config, shared, data_dir.clone()).await,
+                Wanted::Off => turn_off(shared, exchange).await,
+                Wanted::On(config) => serve(config, shared, data_dir.clone(), exchange).await,
             }
         };
         tokio::select! {
@@ -141,8 +150,9 @@ async fn run(mut wanted: watch::Receiver<Wanted>, shared: &Shared, data_dir: Pat
     }
 }
 
-async fn turn_off(shared: &Shared) {
+async fn turn_off(shared: &Shared, exchange: &Exchange) {
     shared.tell(Vec::new());
+    exchange.tell(None);
     if let Err(problem) = addresses::remove(&own_addresses()).await {
         tracing::warn!(%problem, "names");
     }
@@ -154,7 +164,7 @@ fn own_addresses() -> [IpAddr; 2] {
 }
 
 /// Answers until it is dropped; its tasks end with it.
-async fn serve(config: plan::NamesConfig, shared: &Shared, data_dir: PathBuf) {
+async fn serve(config: plan::NamesConfig, shared: &Shared, data_dir: PathBuf, exchange: &Exchange) {
     let own = Own::default();
     let forward = match config.forward {
         Some(addresses) => Forward::To(addresses),
@@ -162,8 +172,11 @@ async fn serve(config: plan::NamesConfig, shared: &Shared, data_dir: PathBuf) {
     };
     let mut attachments = Attachments::new(data_dir);
     let mut here = attachments.read();
+    exchange.tell(Some(&here));
+    let mut others = exchange.others();
+    let mut elsewhere: Vec<Attachment> = all(&others.borrow_and_update());
     let server = Arc::new(Server {
-        zone: watch::Sender::new(Arc::new(Zone::new(&config.domain, &here, &[]))),
+        zone: watch::Sender::new(Arc::new(Zone::new(&config.domain, &here, &elsewhere))),
         upstream: Upstream::new(forward, own.clone()),
         own: own.clone(),
         limits: Limits::default(),
@@ -179,7 +192,10 @@ async fn serve(config: plan::NamesConfig, shared: &Shared, data_dir: PathBuf) {
         problems.extend(failed.iter().map(ToString::to_string));
         let containers: BTreeSet<IpAddr> =
             here.iter().flat_map(|it| &it.addresses).copied().collect();
-        let mut wanted = listen::gateways(&containers);
+        let mut wanted = listen::gateways(&containers).unwrap_or_else(|error| {
+            problems.push(format!("gateways of bridges do not answer names: {error}"));
+            BTreeSet::new()
+        });
         wanted.extend(own_addresses());
         own.replace(wanted.clone());
         let closed = listeners.settle(&wanted, &server);
@@ -203,13 +219,21 @@ async fn serve(config: plan::NamesConfig, shared: &Shared, data_dir: PathBuf) {
             () = server.reread.notified() => {}
             () = shared.readdressed.notified() => {}
             _ = retry.tick() => {}
+            Ok(()) = others.changed() => others.mark_changed(),
         }
         let now = attachments.read();
-        if now != here {
+        let heard = others.has_changed().unwrap_or(false);
+        if now != here || heard {
             here = now;
-            let zone = Arc::new(Zone::new(&config.domain, &here, &[]));
+            elsewhere = all(&others.borrow_and_update());
+            exchange.tell(Some(&here));
+            let zone = Arc::new(Zone::new(&config.domain, &here, &elsewhere));
             tracing::debug!(names = zone.len(), "names of containers");
             server.zone.send_replace(zone);
         }
     }
+}
+
+fn all(others: &BTreeMap<String, Vec<Attachment>>) -> Vec<Attachment> {
+    others.values().flatten().cloned().collect()
 }

@@ -20,6 +20,8 @@ pub(crate) struct Attachment {
     pub(crate) network: String,
     /// The container's id; the same in all networks it is attached to. Empty for one on another node.
     pub(crate) container: String,
+    /// Its addresses are out of the node's subnets, to which every node has a route.
+    pub(crate) of_node: bool,
     pub(crate) addresses: Vec<IpAddr>,
     /// Its name, then its aliases.
     pub(crate) names: Vec<String>,

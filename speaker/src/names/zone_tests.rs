@@ -6,6 +6,7 @@ fn attachment(network: &str, container: &str, addresses: &[&str], names: &[&str]
     Attachment {
         network: network.into(),
         container: container.into(),
+        of_node: true,
         addresses: addresses.iter().map(|it| it.parse().unwrap()).collect(),
         names: names.iter().map(|it| (*it).to_owned()).collect(),
     }
