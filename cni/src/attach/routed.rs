@@ -5,7 +5,7 @@
 //!   pair is there.
 //! - The host has a route to each address out of the pair, and a permanent neighbour entry for it.
 //!
-//! Three requests to the kernel, each of many parts: the pair; the host's half; the container's half.
+//! Three requests to the kernel, each of many parts: the pair; the container's half; the host's half.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,7 +16,7 @@ use ipnetwork::IpNetwork;
 use kernel::link::By;
 use kernel::route::Owner;
 use kernel::veth::{Veth, VethEnd, VethIndexes};
-use kernel::{Destination, LinkChange, Mac, Path, Requests};
+use kernel::{Destination, Failure, LinkChange, Mac, Path, Requests};
 
 use super::steps::{BEHIND, MAIN, STATIC, Steps};
 use super::{Attachment, loopback, remove_link};
@@ -46,9 +46,11 @@ struct Plan {
 pub(super) fn add(attachment: &mut Attachment<'_>) -> Result<Success, Error> {
     let plan = Plan::of(attachment)?;
     let made = plan.make_pair(attachment)?;
+    // The container's half first: what the kernel does behind our back for an IPv6 address is done by the
+    // time that the host's half is, too.
     let outcome = plan
-        .set_up_host(attachment, made)
-        .and_then(|()| plan.set_up_container(attachment, made));
+        .set_up_container(attachment, made)
+        .and_then(|routes| plan.set_up_host(attachment, made).map(|()| routes));
     match outcome {
         Ok(routes) => Ok(plan.result(attachment, routes)),
         Err(error) => {
@@ -157,85 +159,66 @@ impl Plan {
         steps.add("switch on lo", |requests| {
             requests.set_link(By::Index(loopback::INDEX), &up(None));
         });
-        for address in &self.addresses {
-            self.add_address(&mut steps, *address, made.there);
-        }
-        let before = steps.len();
-        for route in &self.routes {
-            add_route(&mut steps, *route, made.there, 0);
-        }
+        self.add_family(&mut steps, true, made.there);
+        let v6 = steps.len();
+        self.add_family(&mut steps, false, made.there);
         let mut failed = steps.carry_out(attachment.container)?;
         failed.retain(|(_, failure)| !(failure.request == 0 && failure.says_no_ipv6()));
 
         // IPv6 is switched off in this namespace, as some runtimes have it.
-        if failed
-            .iter()
-            .any(|(_, failure)| failure.errno == libc::EACCES)
-        {
+        let is_off = |failure: &Failure| failure.request >= v6 && failure.errno == libc::EACCES;
+        if failed.iter().any(|(_, failure)| is_off(failure)) {
             attachment.netns.inside(|| switch_on_ipv6(ifname))??;
-            for address in self.addresses.iter().filter(|address| address.is_ipv6()) {
-                self.add_address(&mut steps, *address, made.there);
-            }
-            let v6 = self.routes.iter().filter(|route| route.is_ipv6());
-            v6.for_each(|route| add_route(&mut steps, *route, made.there, 0));
-            failed = steps.carry_out(attachment.container)?;
-            // Only what the first attempt could do.
-            failed.retain(|(_, failure)| failure.errno != libc::EEXIST);
+            failed.retain(|(_, failure)| failure.request < v6);
+            self.add_family(&mut steps, false, made.there);
+            failed.extend(steps.carry_out(attachment.container)?);
         }
 
         // A default route of another network of the container: ours stands behind it.
-        let mut routes: Vec<Route> = self
-            .routes
-            .iter()
-            .map(|to| Route::via(*to, gateway(to.ip())))
-            .collect();
-        let (taken, others): (Vec<_>, Vec<_>) = failed.into_iter().partition(|(_, failure)| {
-            let route = failure
-                .request
-                .checked_sub(before)
-                .and_then(|n| self.routes.get(n));
-            failure.errno == libc::EEXIST && route.is_some_and(|route| route.prefix() == 0)
-        });
-        if let Some((what, failure)) = others.first() {
-            return Err(refused(
-                &format!(
-                    "set up {ifname} in {}: {what}",
-                    attachment.netns.path().display()
-                ),
-                failure,
-            ));
-        }
         let metric = BEHIND + made.there;
-        for (_, failure) in &taken {
-            let route = &mut routes[failure.request - before];
-            route.priority = Some(metric);
-            add_route(&mut steps, route.dst, made.there, metric);
+        let mut routes = Vec::new();
+        for to in &self.routes {
+            let mut route = Route::via(*to, gateway(to.ip()));
+            let is_taken = |(what, failure): &(String, Failure)| {
+                to.prefix() == 0 && failure.errno == libc::EEXIST && *what == route_step(*to)
+            };
+            if let Some(place) = failed.iter().position(is_taken) {
+                failed.remove(place);
+                route.priority = Some(metric);
+                add_route(&mut steps, *to, made.there, metric);
+            }
+            routes.push(route);
         }
-        if let Some((what, failure)) = steps.carry_out(attachment.container)?.first() {
-            return Err(refused(
-                &format!(
-                    "set up {ifname} in {}: {what}",
-                    attachment.netns.path().display()
-                ),
-                failure,
-            ));
+        failed.extend(steps.carry_out(attachment.container)?);
+        match failed.first() {
+            None => Ok(routes),
+            Some((what, failure)) => {
+                let netns = attachment.netns.path().display();
+                let attempt = format!("set up {ifname} in {netns}: {what}");
+                Err(refused(&attempt, failure))
+            }
         }
-        Ok(routes)
     }
 
-    fn add_address(&self, steps: &mut Steps, address: IpAddr, interface: u32) {
-        steps.add(format!("add the address {address}"), |requests| {
-            requests.add_address(interface, address, host_route(address).length);
-        });
-        if address.is_ipv6() {
-            steps.add("add its link-local address", |requests| {
-                requests.add_address(interface, link_local(self.mac).into(), 64);
+    /// The addresses of a family, the gateway's neighbour entry, and the routes.
+    fn add_family(&self, steps: &mut Steps, v4: bool, interface: u32) {
+        for address in self.addresses.iter().filter(|it| it.is_ipv4() == v4) {
+            steps.add(format!("add the address {address}"), |requests| {
+                requests.add_address(interface, *address, host_route(*address).length);
+            });
+            if address.is_ipv6() {
+                steps.add("add its link-local address", |requests| {
+                    requests.add_address(interface, link_local(self.mac).into(), 64);
+                });
+            }
+            let gateway = gateway(*address);
+            steps.add(format!("write down who answers at {gateway}"), |requests| {
+                requests.add_permanent_neighbour(gateway, interface, HOST_MAC);
             });
         }
-        let gateway = gateway(address);
-        steps.add(format!("write down who answers at {gateway}"), |requests| {
-            requests.add_permanent_neighbour(gateway, interface, HOST_MAC);
-        });
+        for route in self.routes.iter().filter(|it| it.is_ipv4() == v4) {
+            add_route(steps, *route, interface, 0);
+        }
     }
 
     fn result(&self, attachment: &Attachment<'_>, routes: Vec<Route>) -> Success {
@@ -268,6 +251,10 @@ impl Plan {
     }
 }
 
+fn route_step(to: IpNetwork) -> String {
+    format!("add the route to {to}")
+}
+
 fn add_route(steps: &mut Steps, to: IpNetwork, interface: u32, metric: u32) {
     let owner = Owner {
         table: MAIN,
@@ -283,7 +270,7 @@ fn add_route(steps: &mut Steps, to: IpNetwork, interface: u32, metric: u32) {
         interface,
         on_link: true,
     };
-    steps.add(format!("add the route to {to}"), |requests| {
+    steps.add(route_step(to), |requests| {
         requests.add_path_route(&owner, destination, &path);
     });
 }

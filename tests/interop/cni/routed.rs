@@ -219,6 +219,17 @@ fn addresses_can_be_used_at_once_and_ipv6_even_where_the_runtime_switched_it_off
         node.cni.check("pods", container).unwrap();
     }
     assert!(seen_from(b.namespace(), a.namespace(), of_a[1]).is_ipv6());
+    // A second network there, whose default routes of both families stand behind those of the first.
+    let with = With {
+        ifname: Some("net1"),
+        ..With::default()
+    };
+    let second = node.cni.add_with("pods", &a, &with).unwrap();
+    let behind = |route: &Value| route["priority"].as_u64() > Some(2048);
+    let routes = second["routes"].as_array().unwrap();
+    assert!(routes.len() == 2 && routes.iter().all(behind), "{second}");
+    node.cni.check_with("pods", &a, &with).unwrap();
+    node.cni.check("pods", &a).unwrap();
 }
 
 #[test]
