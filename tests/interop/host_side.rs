@@ -25,9 +25,12 @@ fn only_what_leaves_the_cluster_and_is_not_exempt_has_the_node_s_address() {
     let machines = Machines::new().unwrap();
     let site = Site::start(&machines, site::FABRIC, site::MASQUERADE).unwrap();
     let (pod4, pod6) = site.pod_addresses();
+    let (neighbour4, neighbour6) = site.neighbour_addresses();
     let cases = [
+        ("a pod on this node", neighbour4.as_str(), pod4.as_str()),
+        ("a pod on this node", &neighbour6, &pod6),
         ("an outside server", OUTSIDE, "10.0.1.11"),
-        ("an exempt network", "172.16.0.9", pod4.as_str()),
+        ("an exempt network", "172.16.0.9", &pod4),
         ("a pod on another node", "10.64.2.9", &pod4),
         ("another node", "10.0.9.12", &pod4),
         ("the peer", "10.0.1.1", &pod4),

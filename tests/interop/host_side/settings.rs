@@ -46,6 +46,7 @@ fn machines(lab: &Lab) -> anyhow::Result<[Namespace; 2]> {
     Ok([node, tor])
 }
 
+/// A speaker for pods.
 fn start<'a>(lab: &Lab, node: &'a Namespace, more: &[String]) -> anyhow::Result<Speaker<'a>> {
     let files = lab.directory().join("resources");
     fs::create_dir_all(&files)?;
@@ -59,6 +60,46 @@ fn start<'a>(lab: &Lab, node: &'a Namespace, more: &[String]) -> anyhow::Result<
     ];
     told.extend_from_slice(more);
     Speaker::start_with(node, lab.directory(), "n1", told)
+}
+
+#[test]
+fn a_host_that_has_nothing_to_do_with_pods_stays_as_it_is() {
+    let lab = Lab::new().unwrap();
+    let [node, _tor] = machines(&lab).unwrap();
+    let adopts = RESOURCES.replace(
+        "{asn: {value: 65001}}",
+        "{asn: {value: 65001}, nodeSubnets: Adopt}",
+    );
+    let pool = |more: &str| {
+        format!(
+            "{adopts}---\napiVersion: routeshare.io/v1alpha1\nkind: Pool\nmetadata: {{name: pods}}\n\
+             spec: {{prefixes: [10.64.0.0/16], {more}}}\n"
+        )
+    };
+    let speaker = Speaker::start(&node, lab.directory(), "n1", &pool("")).unwrap();
+    let table = || node.run("nft list tables");
+    wait_for("the configuration", SOON, || {
+        let status = speaker.json("show status")?;
+        ensure!(status["version"] == 1, "{status}");
+        Ok(())
+    });
+    assert_eq!(table().unwrap(), "");
+    assert_eq!(setting(&node, "ipv4/ip_forward").unwrap(), "0");
+    // One that masquerades has something to do, and no more when it does not.
+    speaker.edit(&pool("masquerade: {}")).unwrap();
+    wait_for("the table, and forwarding", SOON, || {
+        ensure!(table()?.contains("inet routeshare"), "no table");
+        for name in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            ensure!(setting(&node, name)? == "1", "{name} is off");
+        }
+        Ok(())
+    });
+    speaker.edit(&pool("")).unwrap();
+    wait_for("no table", SOON, || {
+        let tables = table()?;
+        ensure!(!tables.contains("routeshare"), "{tables}");
+        Ok(())
+    });
 }
 
 /// A directory that can be read at another place, and not written; until it is dropped.

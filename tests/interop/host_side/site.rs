@@ -48,6 +48,7 @@ pub(super) struct Machines {
 /// A pod on the node, and speakers on node and ToR.
 pub(super) struct Site<'a> {
     container: Container,
+    neighbour: Container,
     pub(super) speaker: Speaker<'a>,
     _tor_speaker: Speaker<'a>,
     machines: &'a Machines,
@@ -181,8 +182,12 @@ impl<'a> Site<'a> {
             Ok(())
         });
         cni.add("routeshare", &container)?;
+        let neighbour = lab.container("neighbour")?;
+        cni.add("routeshare", &neighbour)?;
+        serve(neighbour.namespace())?;
         let site = Site {
             container,
+            neighbour,
             speaker,
             _tor_speaker: tor_speaker,
             machines,
@@ -225,17 +230,12 @@ impl<'a> Site<'a> {
 
     /// The pod's addresses.
     pub(super) fn pod_addresses(&self) -> (String, String) {
-        let shown = self.container.ip_json("address show eth0").unwrap();
-        let addresses = shown[0]["addr_info"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        let of = |family: &str| -> String {
-            let of_family = |it: &&Value| it["family"] == family && it["scope"] == "global";
-            let found = addresses.iter().find(of_family).expect("an address");
-            found["local"].as_str().expect("a text").to_owned()
-        };
-        (of("inet"), of("inet6"))
+        addresses(&self.container)
+    }
+
+    /// Those of another pod on the node, which says who asks, too.
+    pub(super) fn neighbour_addresses(&self) -> (String, String) {
+        addresses(&self.neighbour)
     }
 
     /// Whom somebody at this address takes for the one who asks, when the pod does.
@@ -292,6 +292,20 @@ impl<'a> Site<'a> {
         shut?;
         Ok(())
     }
+}
+
+fn addresses(container: &Container) -> (String, String) {
+    let shown = container.ip_json("address show eth0").unwrap();
+    let addresses = shown[0]["addr_info"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let of = |family: &str| -> String {
+        let of_family = |it: &&Value| it["family"] == family && it["scope"] == "global";
+        let found = addresses.iter().find(of_family).expect("an address");
+        found["local"].as_str().expect("a text").to_owned()
+    };
+    (of("inet"), of("inet6"))
 }
 
 /// Says on a machine who asks, and gives back what is sent, for as long as the test's process lives.
