@@ -19,7 +19,7 @@ pub(crate) fn del(request: &Request) -> Result<(), Error> {
     if !attach::remove_on_host(request, &mut host)? {
         // Nothing of it on the host: its interface may be the container's alone.
         let netns = match request.environment.netns.as_deref() {
-            Some(path) => Netns::find(path)?,
+            Some(path) => Netns::find_to_remove(path)?,
             None => netns_of_lease(request)?,
         };
         if let Some(netns) = netns {
@@ -42,7 +42,7 @@ fn netns_of_lease(request: &Request) -> Result<Option<Netns>, Error> {
         )
     });
     match lease.and_then(|lease| lease.owner.netns.as_deref()) {
-        Some(path) => Netns::find(path.as_ref()),
+        Some(path) => Netns::find_to_remove(path.as_ref()),
         None => Ok(None),
     }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use cni::leases::Snapshot;
+use cni::spec::Error;
 use cni::spec::config::Attachment;
-use cni::spec::{Code, Error};
 use kernel::link::By;
 use kernel::{Netlink, Requests, Route, list};
 
@@ -153,12 +153,9 @@ fn interfaces(
 /// The container's interface, where the container is still there.
 fn in_container(mark: Mark<'_>, netns: Option<&str>) -> Result<(), Error> {
     let Some(path) = netns else { return Ok(()) };
-    match Netns::find(path.as_ref()) {
-        Ok(Some(netns)) => attach::remove_marked(&netns, mark.ifname, mark),
-        Ok(None) => Ok(()),
-        // The host's own: nothing of ours is there.
-        Err(error) if error.code == Code::InvalidEnvironment => Ok(()),
-        Err(error) => Err(error),
+    match Netns::find_to_remove(path.as_ref())? {
+        Some(netns) => attach::remove_marked(&netns, mark.ifname, mark),
+        None => Ok(()),
     }
 }
 

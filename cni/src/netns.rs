@@ -71,6 +71,19 @@ impl Netns {
         }))
     }
 
+    /// Opens the namespace at `path` to take something away in it; `None` when there is none, and when it is the
+    /// host's: nothing of ours is in that.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened.
+    pub(crate) fn find_to_remove(path: &Path) -> Result<Option<Netns>, Error> {
+        match Netns::find(path) {
+            Err(error) if error.code == Code::InvalidEnvironment => Ok(None),
+            found => found,
+        }
+    }
+
     /// Opens the namespace at `path`.
     ///
     /// # Errors

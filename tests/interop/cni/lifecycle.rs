@@ -289,9 +289,9 @@ fn modes_host_and_none_make_no_interface() {
 
     // The host's own namespace is a mistake in every mode but one.
     let host = machine.path().display().to_string();
-    let call = |config: &Value| {
+    let call = |command: &str, config: &Value| {
         let variables = [
-            ("CNI_COMMAND", "ADD"),
+            ("CNI_COMMAND", command),
             ("CNI_CONTAINERID", "h"),
             ("CNI_NETNS", host.as_str()),
             ("CNI_IFNAME", "eth0"),
@@ -299,11 +299,11 @@ fn modes_host_and_none_make_no_interface() {
         node.invoke(lab::cni::PLUGIN, &variables, config.to_string().as_bytes())
             .unwrap()
     };
-    let result = call(&pods(&node, json!({"mode": "host"})))
-        .result()
-        .unwrap();
+    let of_host = pods(&node, json!({"mode": "host"}));
+    let result = call("ADD", &of_host).result().unwrap();
     assert_eq!(result["interfaces"], json!([]));
-    let error = call(&pods(&node, json!({}))).error().unwrap();
+    assert_eq!(call("DEL", &of_host).result().unwrap(), Value::Null);
+    let error = call("ADD", &pods(&node, json!({}))).error().unwrap();
     assert!(
         error.code == 4 && error.details.contains("\"host\""),
         "{error}"
