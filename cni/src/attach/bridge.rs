@@ -151,14 +151,14 @@ pub(super) fn add(attachment: &mut Attachment<'_>) -> Result<Success, Error> {
     let request = attachment.request;
     let addressing = addressing(request, attachment.node)?;
     let inside = OnLink::of(attachment.lease, &addressing, true);
-
     if !is_foreign(request, attachment.host)? {
         isolation::arrange(request, attachment.host)?;
     }
     let (pair, port) = make(attachment, &addressing, &inside)?;
-    let outcome = inside
-        .set_up(attachment, pair.there)
-        .and_then(|routes| Ok((routes, on_link::made(attachment, By::Index(pair.there))?)));
+    let outcome = inside.set_up(attachment, pair.there).and_then(|routes| {
+        ready(attachment, &port, &addressing, &inside)?;
+        Ok((routes, on_link::made(attachment, By::Index(pair.there))?))
+    });
     let (routes, there) = match outcome {
         Ok(both) => both,
         Err(error) => {
@@ -191,6 +191,27 @@ pub(super) fn add(attachment: &mut Attachment<'_>) -> Result<Success, Error> {
             false => request.config.dns.clone().unwrap_or_default(),
         },
     })
+}
+
+/// Waits until a bridge of ours that has just got its first port sends, and takes in what is for the gateways.
+fn ready(
+    attachment: &mut Attachment<'_>,
+    port: &LinkDetails,
+    addressing: &Addressing,
+    inside: &OnLink,
+) -> Result<(), Error> {
+    let request = attachment.request;
+    if is_foreign(request, attachment.host)? {
+        return Ok(());
+    }
+    // The bridge has a carrier when a port of it has.
+    super::ready::operational(attachment.host, &port.name)?;
+    super::ready::operational(attachment.host, &name(request))?;
+    let gateways = inside.addresses.iter();
+    let gateways: Vec<_> = gateways
+        .filter_map(|it| addressing.gateway_of(it.ip()))
+        .collect();
+    super::ready::local(attachment.host, &gateways)
 }
 
 /// The bridge, as it has to be, and a port of it.

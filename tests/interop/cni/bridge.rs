@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lab::cni::{CniNode, With};
+use lab::cni::{CniNode, Container, With};
 use lab::{Lab, Namespace, Pinging, wait_for};
 use serde_json::{Value, json};
 
@@ -297,6 +297,80 @@ fn a_hairpin_port_sends_frames_back_to_where_they_came_from() {
             false => does_not_reach(&guests[0], &["10.99.0.2", "fd99::2"]),
         }
     }
+}
+
+/// As with a hostPort. Where bridged frames pass netfilter (`br_netfilter`, which Kubernetes wants), the packet never
+/// leaves the bridge and goes back out of the port that it came from.
+#[test]
+fn a_container_reaches_itself_by_an_address_that_the_host_translates() {
+    let site = Site::new();
+    let node = site.node();
+    network(&node, "back", 4, json!({}));
+    let container = site.lab.container("a").unwrap();
+    let [v4, v6] = addresses(&node.add("back", &container).unwrap());
+    let rules = format!(
+        "add table inet lab
+         add chain inet lab before {{ type nat hook prerouting priority -100; }}
+         add chain inet lab after {{ type nat hook postrouting priority 100; }}
+         add rule inet lab before ip daddr 203.0.113.9 dnat ip to {v4}
+         add rule inet lab before ip6 daddr 2001:db8:9::9 dnat ip6 to {v6}
+         add rule inet lab after ip saddr 10.90.4.0/24 ip daddr 10.90.4.0/24 masquerade
+         add rule inet lab after ip6 saddr fd90:0:0:4::/64 ip6 daddr fd90:0:0:4::/64 masquerade\n"
+    );
+    let file = site.lab.directory().join("rules");
+    std::fs::write(&file, rules).unwrap();
+    site.host
+        .run(&format!("nft -f {}", file.display()))
+        .unwrap();
+    reaches(&container, &["203.0.113.9", "2001:db8:9::9"]);
+}
+
+/// The first containers of two networks come at once: one bridge each, an address each, and the rules of both.
+#[test]
+fn many_containers_at_once_make_one_bridge_of_each_network() {
+    let site = Site::new();
+    let node = site.node();
+    let networks = [("blue", 1), ("red", 2)];
+    for (name, n) in networks {
+        let subnets = json!([{"subnet": format!("10.90.{n}.0/24")}, {"subnet": format!("fd90:0:0:{n}::/64")}]);
+        network(&node, name, n, json!({"ipam": {"subnets": subnets}}));
+    }
+    let containers: Vec<_> = (0..40)
+        .map(|n| site.lab.container(&format!("c{n}")).unwrap())
+        .collect();
+    let each = |work: &(dyn Fn(&str, &Container) + Sync)| {
+        std::thread::scope(|scope| {
+            for (n, container) in containers.iter().enumerate() {
+                scope.spawn(move || work(networks[n % 2].0, container));
+            }
+        });
+    };
+    let given = std::sync::Mutex::new(Vec::new());
+    each(&|network, container| {
+        let result = node.add(network, container).unwrap();
+        given.lock().unwrap().extend(addresses(&result));
+    });
+    let mut given = given.into_inner().unwrap();
+    given.sort();
+    given.dedup();
+    assert_eq!(given.len(), 80);
+    for (name, _) in networks {
+        assert_eq!(ports(&site.host, &format!("br-{name}")).len(), 20);
+    }
+    each(&|network, container| node.check(network, container).unwrap());
+    let last = |network: usize| &containers[containers.len() - 2 + network];
+    reaches(&containers[0], &["10.90.1.1", "fd90:0:0:1::1"]);
+    let red = last(1).run("ip -4 -o address show eth0").unwrap();
+    let red = red.split_whitespace().nth(3).unwrap();
+    does_not_reach(last(0), &[red.split_once('/').unwrap().0]);
+    each(&|network, container| node.del(network, container).unwrap());
+    for (name, _) in networks {
+        assert_eq!(ports(&site.host, &format!("br-{name}")).len(), 0);
+        node.gc(name).unwrap();
+    }
+    // The table goes with the last bridge.
+    let tables = site.host.run("nft list tables").unwrap();
+    assert!(!tables.contains("routeshare-bridges"), "{tables}");
 }
 
 #[test]

@@ -218,7 +218,7 @@ fn kill_dels(mode: Value) {
 
 /// By DEL and by GC, each of them before and after system calls.
 fn remove(victim: &Victim<'_>, stops: usize) {
-    if stops / 2 % 2 == 0 {
+    if (stops / 2).is_multiple_of(2) {
         victim.run("DEL", json!({})).unwrap();
     } else {
         let valid = valid_but(victim);
