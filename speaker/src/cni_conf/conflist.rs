@@ -21,7 +21,7 @@ pub(super) fn wanted(wanted: &Wanted, data_dir: &Path, found: Option<&Value>) ->
     let mut own = json!({
         "type": ::cni::PLUGIN,
         "mode": "routed",
-        "capabilities": {"ips": true, "aliases": true},
+        "capabilities": {"ips": true, "mac": true, "aliases": true},
     });
     if data_dir != Path::new(::cni::DATA_DIR) {
         own["dataDir"] = json!(data_dir.display().to_string());
