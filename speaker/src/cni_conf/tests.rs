@@ -109,6 +109,25 @@ fn what_is_there_stays_and_is_kept_right_also_when_pods_may_not_start() {
 }
 
 #[test]
+fn a_subnet_that_drains_is_told_with_what_is_reserved_in_it() {
+    let host = Host::new();
+    let given = plan::Subnet {
+        reserved: vec!["10.64.0.8/30".parse().unwrap()],
+        draining: true,
+        ..plan::Subnet::new("10.64.0.0/24".parse().unwrap(), "pods", plan::Purpose::Pods)
+    };
+    let drained = Wanted {
+        subnets: vec![subnet(&given)],
+        ..wanted(false)
+    };
+    host.files.put_right(&drained);
+    let file = host.node_file();
+    assert_eq!(file.subnets[0].state, State::Draining);
+    assert_eq!(file.subnets[0].reserved, ["10.64.0.8/30".parse().unwrap()]);
+    assert_eq!(file.active().count(), 0);
+}
+
+#[test]
 fn what_others_put_behind_our_plugins_stays_and_what_is_not_chained_any_more_goes() {
     let host = Host::new();
     let chained = Wanted {
