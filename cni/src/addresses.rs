@@ -1,9 +1,10 @@
 //! Out of which ranges a container gets its addresses, and the lease on them.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use cni::leases::{
-    AllocateError, Durable, Lease, Leases, LogError, Range, Request as Wanted, Snapshot,
+    AllocateError, Durable, Exhausted, Lease, Leases, LogError, Range, Request as Wanted, Snapshot,
 };
 use cni::node::NodeFile;
 use cni::spec::{Code, Error, Mode};
@@ -14,6 +15,11 @@ use crate::request::{Request, chain, now};
 /// For networks with subnets of their own on a host without a node file.
 const COOLDOWN: Duration = Duration::from_secs(60);
 
+/// How long an ADD waits for a further subnet; a runtime waits some minutes for an ADD.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How often it looks whether there is one.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// A lease, and whether this call began it: what was there before outlives a failure of ours.
 pub(crate) struct Leased {
     pub(crate) lease: Lease,
@@ -22,7 +28,36 @@ pub(crate) struct Leased {
 }
 
 /// Takes addresses for the container and writes down that it has them.
+///
+/// When the node's subnets have none left, a further one may be on its way (the speaker asks for it before
+/// that, but containers may come faster), or the first cool-down nearly over: it is waited for a while.
 pub(crate) fn lease(request: &Request, node: Option<&NodeFile>) -> Result<Leased, Error> {
+    let give_up = Instant::now() + PATIENCE;
+    let mut newer = None;
+    loop {
+        let error = match attempt(request, newer.as_ref().or(node))? {
+            Ok(leased) => return Ok(leased),
+            Err(error) => error,
+        };
+        let left = give_up.saturating_duration_since(Instant::now());
+        let soon = |exhausted: &Exhausted| exhausted.next.is_some_and(|next| next.after < left);
+        let worth_it = match &error {
+            AllocateError::Exhausted(exhausted) => request.needs_node_file() || soon(exhausted),
+            _ => false,
+        };
+        if !worth_it || left.is_zero() {
+            return Err(refused(&error));
+        }
+        thread::sleep(LOOK.min(left));
+        newer = request.node_file()?;
+    }
+}
+
+/// The inner result is whether there was an address.
+fn attempt(
+    request: &Request,
+    node: Option<&NodeFile>,
+) -> Result<Result<Leased, AllocateError>, Error> {
     let wanted = Wanted {
         ranges: ranges(request, node)?,
         requested: request.requested()?,
@@ -32,14 +67,12 @@ pub(crate) fn lease(request: &Request, node: Option<&NodeFile>) -> Result<Leased
     let leases = open(request)?;
     let before = leases.of(&environment.container, &environment.ifname);
     let is_new = before.is_none_or(|lease| lease.earlier_boot);
-    let (lease, durable) = leases
-        .allocate(request.owner(), &wanted)
-        .map_err(|error| refused(&error))?;
-    Ok(Leased {
+    let allocated = leases.allocate(request.owner(), &wanted);
+    Ok(allocated.map(|(lease, durable)| Leased {
         lease,
         durable,
         is_new,
-    })
+    }))
 }
 
 /// Ends the lease of the attachment, if it has one.

@@ -11,6 +11,7 @@ mod first_packet;
 mod health;
 mod install;
 mod ipvlan;
+mod leases;
 mod lifecycle;
 mod macvlan;
 mod malformed;

@@ -63,6 +63,8 @@ pub struct Route {
     /// Ways out that can be used now; empty when the route has none, or when the kernel tells only
     /// the nexthop object (`net.ipv4.nexthop_compat_mode=0`).
     pub paths: Vec<Path>,
+    /// The interface that it leads out of, usable or not, when it says one.
+    pub interface: Option<u32>,
     /// It only counts for packets of one type of service, or is a cache entry: not for us.
     pub special: bool,
 }
@@ -118,15 +120,16 @@ impl Route {
             },
             next_hop: None,
             paths: Vec::new(),
+            interface: None,
             special: body[3] != 0 || body[2] != 0 || flags & libc::RTM_F_CLONED != 0,
         };
-        let (mut gateway, mut interface) = (None, None);
+        let mut gateway = None;
         for (kind, value) in attributes(message.body, BODY) {
             match kind {
                 libc::RTA_DST => route.destination.address = address(value)?,
                 libc::RTA_TABLE => route.owner.table = u32_at(value, 0)?,
                 libc::RTA_PRIORITY => route.owner.metric = u32_at(value, 0)?,
-                libc::RTA_OIF => interface = u32_at(value, 0),
+                libc::RTA_OIF => route.interface = u32_at(value, 0),
                 libc::RTA_GATEWAY => gateway = address(value),
                 RTA_VIA => gateway = address(value.get(2..)?),
                 libc::RTA_MULTIPATH => route.paths = read_multipath(value),
@@ -134,7 +137,7 @@ impl Route {
                 _ => {}
             }
         }
-        if let (true, Some(interface)) = (route.paths.is_empty(), interface)
+        if let (true, Some(interface)) = (route.paths.is_empty(), route.interface)
             && usable(flags)
         {
             route.paths.push(Path {

@@ -371,6 +371,7 @@ impl Driver {
             }
             Event::LinkGone(link) => {
                 self.hops.remove_link(&link);
+                self.pods_gone_with(link.index);
                 self.on_link_change();
             }
             Event::Addresses => {

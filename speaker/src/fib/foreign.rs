@@ -24,6 +24,8 @@ pub(super) struct ForeignRoute {
     pub(super) metric: u32,
     pub(super) kind: RouteKind,
     pub(super) paths: Vec<Path>,
+    /// Usable or not.
+    pub(super) interface: Option<u32>,
 }
 
 impl Foreign {
@@ -46,6 +48,7 @@ impl Foreign {
             metric: route.owner.metric,
             kind: route.kind,
             paths: route.paths.clone(),
+            interface: route.interface,
         };
         match routes.iter_mut().find(|old| same(old, route)) {
             Some(old) => *old = new,
@@ -65,6 +68,24 @@ impl Foreign {
         let prefix = prefix_of(route.destination);
         if let Some(routes) = self.routes.get_mut(&prefix) {
             routes.retain(|old| !same(old, route));
+            if routes.is_empty() {
+                self.routes.remove(&prefix);
+            }
+        }
+    }
+
+    /// Removes routes to addresses within `subnet` that lead out of this interface.
+    pub(super) fn remove_hosts_via(&mut self, subnet: Prefix, interface: u32) {
+        let within = self.routes.range(subnet..);
+        let within = within.map(|(prefix, _)| *prefix);
+        let within: Vec<Prefix> = within
+            .take_while(|prefix| subnet.contains(*prefix))
+            .collect();
+        for prefix in within {
+            let Some(routes) = self.routes.get_mut(&prefix) else {
+                continue;
+            };
+            routes.retain(|route| route.interface != Some(interface));
             if routes.is_empty() {
                 self.routes.remove(&prefix);
             }

@@ -88,6 +88,18 @@ impl Subnets {
 }
 
 impl Driver {
+    /// An interface is gone, and with it its routes. Of those to pods we know: the kernel does not tell of
+    /// IPv4 routes that go with their link.
+    pub(super) fn pods_gone_with(&mut self, interface: u32) {
+        for subnet in self.subnets.wanted() {
+            self.foreign.remove_hosts_via(subnet, interface);
+            if let Some(list) = &mut self.list {
+                list.foreign.remove_hosts_via(subnet, interface);
+            }
+        }
+        self.problems_dirty = true;
+    }
+
     /// Writes what is missing and removes what is not wanted. Nobody but us knows our subnets, so
     /// this does not wait for a sweep once they are known.
     pub(super) fn write_subnets(&mut self) {

@@ -320,5 +320,17 @@ fn the_addresses_of_pods_are_counted_as_the_use_of_their_subnet() {
         lab.wait_for("one container is gone", |lab| {
             lab.used == [(subnets[0], 1), (subnets[1], 1)]
         });
+        // The kernel says nothing of an IPv4 route that goes with its link.
+        ip("link add pod0 type veth peer name pod1");
+        ip("link set pod0 up");
+        ip("route add 10.64.1.7/32 dev pod0");
+        ip("route add 2001:db8:64:1::7/128 dev pod0");
+        lab.wait_for("a pod is there", |lab| {
+            lab.used == [(subnets[0], 2), (subnets[1], 2)]
+        });
+        ip("link del pod0");
+        lab.wait_for("it is gone with its interface", |lab| {
+            lab.used == [(subnets[0], 1), (subnets[1], 1)]
+        });
     });
 }
