@@ -171,7 +171,7 @@ fn a_reflector_and_its_clients_are_the_same_behind_the_wire() {
 #[test]
 fn what_is_wrong_is_refused_with_the_name_of_its_field() {
     type Damage = fn(&mut pb::NodeConfig);
-    let cases: [(Damage, &str); 28] = [
+    let cases: [(Damage, &str); 29] = [
         (
             |it| it.node.clear(),
             "node: found nothing; allowed: the node's name",
@@ -194,6 +194,10 @@ fn what_is_wrong_is_refused_with_the_name_of_its_field() {
         (
             |it| it.subnets[0].prefix = "10.0.0.1/8".into(),
             "subnets[0].prefix: found `10.0.0.1/8`; ",
+        ),
+        (
+            |it| it.masquerade.as_mut().unwrap().pools[0].exempt[0] = "all".into(),
+            "masquerade.pools[0].exempt[0]: found `all`; allowed: a prefix",
         ),
         (
             |it| it.subnets[0].purpose = "Cats".into(),
