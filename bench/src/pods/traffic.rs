@@ -257,8 +257,8 @@ fn by_hand(lab: &Lab, machines: &[Namespace; 2]) -> Result<Vec<Pod>> {
             &strs(&outside),
         )?;
         container.namespace().ip([
-            format!("-4 route add default via 10.66.{number}.1").as_str(),
-            format!("-6 route add default via fd00:66:{number}::1").as_str(),
+            format!("route add default via 10.66.{number}.1").as_str(),
+            format!("route add default via fd00:66:{number}::1").as_str(),
         ])?;
         let address = |text: &String| text.split('/').next()?.parse().ok();
         pods.push(Pod {
@@ -279,8 +279,8 @@ fn routes(machines: [&Namespace; 2], there: [&str; 2], back: [&str; 2]) -> Resul
     for ((machine, prefixes), gateway) in machines.into_iter().zip([there, back]).zip([2, 1]) {
         let [four, six] = prefixes;
         machine.ip([
-            format!("-4 route add {four} via 10.1.0.{gateway}").as_str(),
-            format!("-6 route add {six} via fd00:1::{gateway}").as_str(),
+            format!("route add {four} via 10.1.0.{gateway}").as_str(),
+            format!("route add {six} via fd00:1::{gateway}").as_str(),
         ])?;
     }
     Ok(())
