@@ -112,7 +112,6 @@ fn echo(address: IpAddr, listening: &mpsc::Sender<()>) -> Result<()> {
 }
 
 fn ask(address: SocketAddr, time: Duration) -> Result<Vec<f64>> {
-    const FIRST: usize = 500;
     stay_on(0);
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
     stream.set_nodelay(true)?;
@@ -126,7 +125,7 @@ fn ask(address: SocketAddr, time: Duration) -> Result<Vec<f64>> {
         times.push(sent.elapsed().as_secs_f64() * 1e6);
     }
     // Until both ends are warm.
-    Ok(times.split_off(FIRST.min(times.len())))
+    Ok(times.split_off(times.len() / 10))
 }
 
 /// Keeps the calling thread on one core, where there are two.

@@ -126,7 +126,9 @@ fn table(rows: &[Row]) -> String {
             (other.path, other.nodes, other.family) == ("veth", row.nodes, row.family)
         });
         let cell = |of: fn(&Row) -> &[f64], unit: &str| {
-            let value = median(of(row)).unwrap_or(0.0);
+            let Some(value) = median(of(row)) else {
+                return "– | –".to_owned();
+            };
             let beside = veth.and_then(|veth| median(of(veth)));
             let ratio = beside.map_or("–".to_owned(), |it| format!("{:.2}", value / it));
             format!("{value:.2}{unit} | {ratio}")
