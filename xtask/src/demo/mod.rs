@@ -184,6 +184,10 @@ fn converge(
             "{half} of {half} in IPv4, {half} of {half} in IPv6"
         ))
     })?;
+    step("Every pod finds every other by name", |step| {
+        let count = pods::find_all(&pods, PATIENCE, |text| step.now(text))?;
+        Ok(format!("{count} of {count}"))
+    })?;
     step("On the cable between tor-a and the spine", |step| {
         let packets = capture.finish()?;
         for line in packets.check()? {
@@ -227,7 +231,7 @@ fn pods_of(
     let directory = programs.directory();
     let check = || programs.check();
     let runtime = Runtime::wait(machine, directory, node.name, PATIENCE, check)?;
-    pods::create_pods(site, node.name, &runtime)
+    pods::create_pods(site, directory, node.name, &runtime)
 }
 
 fn strings(list: &Value) -> Vec<String> {

@@ -1,12 +1,13 @@
 //! Pods: namespaces that the CNI plugin has attached, and whether they reach one another.
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use lab::{Namespace, try_wait_for};
+use anyhow::{Context as _, bail, ensure};
+use lab::{Namespace, output, try_wait_for};
 
 use super::PODS;
 use super::runtime::Runtime;
@@ -22,11 +23,13 @@ pub(crate) struct Pod {
     pub(crate) name: String,
     pub(crate) v4: IpAddr,
     pub(crate) v6: IpAddr,
+    resolv_conf: PathBuf,
 }
 
 /// Makes the pods of a node, and has each attached by the plugins of its network configuration.
 pub(crate) fn create_pods(
     site: &Site,
+    directory: &Path,
     node: &str,
     runtime: &Runtime<'_>,
 ) -> anyhow::Result<Vec<Pod>> {
@@ -34,7 +37,9 @@ pub(crate) fn create_pods(
     for number in 1..=PODS {
         let name = pod(node, number);
         let machine = site.create(&name)?;
-        let addresses = runtime.attach(&name, &machine)?;
+        let (addresses, text) = runtime.attach(&name, &machine)?;
+        let resolv_conf = directory.join(format!("{name}.resolv.conf"));
+        std::fs::write(&resolv_conf, text)?;
         let address = |v6: bool| {
             let mut of_family = addresses.iter().filter(|address| address.is_ipv6() == v6);
             let address = of_family.next().copied();
@@ -46,9 +51,50 @@ pub(crate) fn create_pods(
             name,
             v4,
             v6,
+            resolv_conf,
         });
     }
     Ok(pods)
+}
+
+/// Asks the C library of every pod for the name of every other until it has the right address; gives how
+/// many names were asked for.
+///
+/// # Errors
+///
+/// When one is not known after `deadline`.
+pub(crate) fn find_all(
+    pods: &[Pod],
+    deadline: Duration,
+    now: impl Fn(&str),
+) -> anyhow::Result<usize> {
+    let mut asked = 0;
+    for from in pods {
+        now(&from.name);
+        for to in pods.iter().filter(|to| to.name != from.name) {
+            let what = format!("{} to find {}", from.name, to.name);
+            try_wait_for(&what, deadline, || {
+                let found = from.lookup(&to.name)?;
+                let is_it = found.starts_with(&format!("{} ", to.v4));
+                ensure!(is_it, "{found}");
+                Ok(())
+            })?;
+            asked += 1;
+        }
+    }
+    Ok(asked)
+}
+
+impl Pod {
+    fn lookup(&self, name: &str) -> anyhow::Result<String> {
+        let mut command = self.machine.command("unshare");
+        command
+            .args(["--mount", "sh", "-c"])
+            .arg("mount --bind \"$0\" /etc/resolv.conf && exec getent ahostsv4 \"$1\"")
+            .arg(&self.resolv_conf)
+            .arg(name);
+        output(&mut command)
+    }
 }
 
 /// The address with this number in a subnet: `10.64.1.0/24`, 200 → `10.64.1.200`.

@@ -49,8 +49,13 @@ impl<'a> Runtime<'a> {
         })
     }
 
-    /// Calls the plugin for a pod (ADD), and gives the addresses that the pod has then.
-    pub(crate) fn attach(&self, name: &str, pod: &Namespace) -> anyhow::Result<Vec<IpAddr>> {
+    /// Calls the plugin for a pod (ADD), and gives the addresses that the pod has then, and the resolv.conf
+    /// that a runtime makes of the result for it.
+    pub(crate) fn attach(
+        &self,
+        name: &str,
+        pod: &Namespace,
+    ) -> anyhow::Result<(Vec<IpAddr>, String)> {
         let plugins = self.configuration["plugins"].as_array();
         let [plugin] = plugins.map(Vec::as_slice).unwrap_or_default() else {
             bail!("the demo chains no plugins: {:#}", self.configuration);
@@ -91,6 +96,14 @@ impl<'a> Runtime<'a> {
             let (address, _) = address.split_once('/').unwrap_or_default();
             address.parse().with_context(|| format!("no address: {ip}"))
         });
-        addresses.collect()
+        let words = |field: &str| {
+            let list = result["dns"][field].as_array().into_iter().flatten();
+            list.filter_map(|it| it.as_str().map(str::to_owned))
+                .collect::<Vec<_>>()
+        };
+        let servers = words("nameservers").into_iter();
+        let mut resolv_conf: String = servers.map(|it| format!("nameserver {it}\n")).collect();
+        resolv_conf += &format!("search {}\n", words("search").join(" "));
+        Ok((addresses.collect::<anyhow::Result<_>>()?, resolv_conf))
     }
 }
