@@ -2,6 +2,8 @@
 //!
 //! Each process is this test binary again ([`process`]), told by its environment what to do.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;

@@ -83,12 +83,15 @@ struct Held {
     earlier_boot: bool,
 }
 
+/// An address of a network, or of the whole node.
+type Place = (Option<usize>, IpAddr);
+
 /// What has to be so.
 #[derive(Default)]
 struct Model {
     leases: BTreeMap<(usize, u8), Held>,
     /// When an address was freed in this boot, by whom; 0 for what was freed before.
-    freed: BTreeMap<(Option<usize>, IpAddr), (u64, (usize, u8))>,
+    freed: BTreeMap<Place, (u64, (usize, u8))>,
 }
 
 impl Model {
