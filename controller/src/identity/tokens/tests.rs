@@ -172,9 +172,10 @@ async fn five_thousand_speakers_at_once_are_some_dozens_of_reviews_at_a_time_and
     let server = Server::default();
     let tokens = server.tokens();
     let begun = Instant::now();
-    // A stream, a tunnel and a stream of keys each.
+    let expires = in_an_hour();
+    // A stream, a tunnel and a stream of keys each, with one token.
     let all = (0..3 * SPEAKERS).map(|number| {
-        let (tokens, token) = (Arc::clone(&tokens), token(number % SPEAKERS, in_an_hour()));
+        let (tokens, token) = (Arc::clone(&tokens), token(number % SPEAKERS, expires));
         async move { tokens.identify(&token).await }
     });
     for identity in join_all(all).await {
