@@ -31,6 +31,8 @@ const MODULES: [&str; 6] = [
 ];
 /// Where the Debian package has them.
 const DIRECTORY: &str = "/usr/lib/uml/modules";
+/// Where it can write: empty there, but for what the test reads.
+const COVERED: [&str; 3] = ["/tmp", "/run", "/var"];
 /// Set for a test that runs there.
 const INSIDE: &str = "ROUTESHARE_SECOND_KERNEL";
 /// Printed behind the test's own words.
@@ -113,6 +115,10 @@ fn init(name: &str, driver: &str) -> anyhow::Result<String> {
         .map(|module| format!("insmod {DIRECTORY}/{release}/{module} || exit 1\n"))
         .collect();
     let program = std::env::current_exe()?;
+    let uncover: String = needed(&program)
+        .iter()
+        .map(|tree| format!("mkdir -p '{tree}' && mount --bind '/mnt{tree}' '{tree}' || exit 1\n"))
+        .collect();
     let variables: String = ["PATH", "HOME", "XDG_CACHE_HOME", "ROUTESHARE_BIN"]
         .iter()
         .filter_map(|name| Some((name, std::env::var(name).ok()?)))
@@ -122,8 +128,10 @@ fn init(name: &str, driver: &str) -> anyhow::Result<String> {
         "(\n{variables}export PATH=\"$PATH:/usr/sbin:/sbin\" {INSIDE}=1\n\
          mount -t proc proc /proc && mount -t sysfs sysfs /sys || exit 1\n\
          mount -t devtmpfs devtmpfs /dev\n\
-         for directory in /tmp /run /var; do mount -t tmpfs tmpfs $directory || exit 1; done\n\
+         mount --bind / /mnt || exit 1\n\
+         for directory in {covered}; do mount -t tmpfs tmpfs $directory || exit 1; done\n\
          mkdir -p /var/lib /run/netns\n\
+         {uncover}\
          {load}\
          ip link set lo up\n\
          cd /tmp && '{}' --exact '{name}' --nocapture --test-threads 1 && echo '{PASSED}'\n\
@@ -131,8 +139,27 @@ fn init(name: &str, driver: &str) -> anyhow::Result<String> {
          echo '{ENDED}'\n\
          echo o > /proc/sysrq-trigger\n\
          sleep 60\n",
-        program.display()
+        program.display(),
+        covered = COVERED.join(" "),
     ))
+}
+
+/// What the test reads that is in one of the directories that are [`COVERED`].
+fn needed(program: &Path) -> Vec<String> {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    let target = program.parent().and_then(Path::parent);
+    let variables = ["ROUTESHARE_BIN", "XDG_CACHE_HOME", "HOME"];
+    let said = variables.iter().filter_map(std::env::var_os);
+    let trees = said.map(PathBuf::from).chain(
+        [repository, target]
+            .into_iter()
+            .flatten()
+            .map(Path::to_path_buf),
+    );
+    trees
+        .filter(|tree| COVERED.iter().any(|covered| tree.starts_with(covered)))
+        .map(|tree| tree.display().to_string())
+        .collect()
 }
 
 /// The release of the kernel, and the files of the modules it needs, each behind what it needs itself.
