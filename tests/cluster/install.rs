@@ -217,14 +217,16 @@ fn kubectl_applies_the_base_and_it_goes_again() {
             "wait",
             "--for=condition=Established",
             "--timeout=60s",
-            "crd/peers.routeshare.io",
+            "crd",
+            "--all",
         ])
         .unwrap();
     cluster
         .kubectl(&["delete", "-k", BASE, "--wait=false"])
         .unwrap();
-    // The API server takes its time to empty a kind.
-    wait_for("everything to be gone", 4 * SOON, || {
+    // The API server takes its time to empty a kind; where it meets a conflict with itself it looks again
+    // after 5 minutes only.
+    wait_for("everything to be gone", 7 * SOON, || {
         let left = cluster.kubectl(&[
             "get",
             "crds,clusterroles,clusterrolebindings,roles,rolebindings",
