@@ -245,6 +245,7 @@ fn what_is_written_is_listed_back_and_nft_reads_it_as_it_was_meant() {
             "iifname . oifname != @ways counter packets 0 bytes 0 reject with icmpx admin-prohibited",
             "tcp option maxseg size set rt mtu",
             "elements = { 0.0.0.0, 10.64.0.0/16,",
+            "elements = { \"br-a\" }",
             "elements = { \"br-a\" . \"br-b\" }",
             "10.64.1.0/24 . 198.51.100.7",
         ] {

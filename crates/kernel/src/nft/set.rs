@@ -158,6 +158,11 @@ impl Set {
             });
         }
         it.number(10, id);
+        if self.fields == [Field::Interface] {
+            // NFTA_SET_USERDATA. Without it `nft` prints names of interfaces as empty.
+            let [a, b, c, d] = HOST_ORDER.to_ne_bytes();
+            it.attribute(13, &[KEY_ORDER, 4, a, b, c, d]);
+        }
     }
 
     /// Out of `NFT_MSG_NEWSET`, without elements; `None` when it is of a kind that is not known here.
@@ -272,6 +277,9 @@ impl Listed {
     }
 }
 
+/// Which order the bytes of keys have, in what `nft` keeps with a set for itself: that of the host, as strings.
+const KEY_ORDER: u8 = 0;
+const HOST_ORDER: u32 = 1;
 /// `NFT_SET_INTERVAL`, `NFT_SET_CONCAT`.
 const INTERVAL: u32 = 0x4;
 const CONCATENATION: u32 = 0x80;
