@@ -46,7 +46,7 @@ pub(crate) fn lease(request: &Request, node: Option<&NodeFile>) -> Result<Leased
             _ => false,
         };
         if !worth_it || left.is_zero() {
-            return Err(refused(&error));
+            return Err(refused(request, &error));
         }
         thread::sleep(LOOK.min(left));
         newer = request.node_file()?;
@@ -101,13 +101,23 @@ pub(crate) fn unusable(error: &LogError) -> Error {
     Error::new(Code::Io, chain(error))
 }
 
-fn refused(error: &AllocateError) -> Error {
+fn refused(request: &Request, error: &AllocateError) -> Error {
     let code = match error {
         _ if error.is_temporary() => Code::TryAgainLater,
         AllocateError::Log(_) => Code::Io,
         _ => Code::NoAddress,
     };
-    Error::new(code, chain(error))
+    let advice = match error {
+        AllocateError::Exhausted(_) if request.needs_node_file() => {
+            "the node is given a further subnet when its Pool has one left (`bgpctl show subnets` says what it \
+             has); otherwise end containers, or add a prefix to the Pool"
+        }
+        AllocateError::Exhausted(_) => {
+            "end containers, or give the network more addresses: ipam.subnets, their ranges and reserved"
+        }
+        _ => "",
+    };
+    Error::new(code, chain(error)).details(advice)
 }
 
 fn ranges(request: &Request, node: Option<&NodeFile>) -> Result<Vec<Range>, Error> {
@@ -134,5 +144,13 @@ pub(crate) fn no_subnet(request: &Request, pool: Option<&str>) -> Error {
             path.display()
         ),
     )
-    .details("`bgpctl status` on this node and `bgpctl show pools` say why none was given")
+    .details(match pool {
+        Some(pool) => format!(
+            "is there a Pool {pool}, and does it select this node? `bgpctl show subnets`, which asks the \
+             controller, says what the node has"
+        ),
+        None => "`bgpctl show status` on this node and `bgpctl show nodes`, which asks the controller, say \
+                 why none was given; on a host without a controller spec.subnets of its Node are its subnets"
+            .to_owned(),
+    })
 }

@@ -13,14 +13,19 @@ use nix::fcntl::{Flock, FlockArg};
 /// What the arguments behind `install` ask for.
 pub(crate) fn directory(mut arguments: impl Iterator<Item = String>) -> Result<PathBuf, String> {
     let usage = "write `routeshare-cni install --to DIR`, such as /opt/cni/bin";
-    let (Some(flag), Some(directory), None) =
-        (arguments.next(), arguments.next(), arguments.next())
-    else {
-        return Err(format!("it is not said where to install to: {usage}"));
+    let first = arguments.next().unwrap_or_default();
+    let directory = match first.split_once('=') {
+        Some(("--to", directory)) => Some(directory.to_owned()),
+        None if first == "--to" => arguments.next(),
+        None if first.is_empty() => None,
+        _ => return Err(format!("unknown argument {first:?}: {usage}")),
     };
-    match flag.as_str() {
-        "--to" => Ok(directory.into()),
-        other => Err(format!("unknown argument {other:?}: {usage}")),
+    if let Some(more) = arguments.next() {
+        return Err(format!("unknown argument {more:?}: {usage}"));
+    }
+    match directory {
+        Some(directory) if !directory.is_empty() => Ok(directory.into()),
+        _ => Err(format!("it is not said where to install to: {usage}")),
     }
 }
 
@@ -69,4 +74,41 @@ fn copy(directory: &Path, path: &Path) -> io::Result<bool> {
 fn is_executable(path: &Path) -> io::Result<bool> {
     use std::os::unix::fs::PermissionsExt as _;
     Ok(fs::metadata(path)?.permissions().mode() & 0o111 == 0o111)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(words: &[&str]) -> Result<PathBuf, String> {
+        directory(words.iter().map(|word| (*word).to_owned()))
+    }
+
+    #[test]
+    fn the_directory_is_a_word_of_its_own_or_behind_an_equals_sign() {
+        assert_eq!(
+            said(&["--to", "/opt/cni/bin"]).unwrap(),
+            Path::new("/opt/cni/bin")
+        );
+        assert_eq!(
+            said(&["--to=/opt/cni/bin"]).unwrap(),
+            Path::new("/opt/cni/bin")
+        );
+    }
+
+    #[test]
+    fn what_else_is_said_is_refused_by_its_name() {
+        for (words, told) in [
+            (&[][..], "not said where"),
+            (&["--to"], "not said where"),
+            (&["--to="], "not said where"),
+            (&["/opt/cni/bin"], "unknown argument \"/opt/cni/bin\""),
+            (&["--into", "/opt/cni/bin"], "unknown argument \"--into\""),
+            (&["--to", "/opt", "/bin"], "unknown argument \"/bin\""),
+        ] {
+            let error = said(words).unwrap_err();
+            assert!(error.contains(told), "{words:?}: {error}");
+            assert!(error.contains("install --to DIR"), "{error}");
+        }
+    }
 }

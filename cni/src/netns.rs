@@ -91,12 +91,16 @@ impl Netns {
     /// [`Code::UnknownContainer`] when there is none; those of [`Netns::find`].
     pub(crate) fn open(path: &Path) -> Result<Netns, Error> {
         Netns::find(path)?.ok_or_else(|| {
+            let shown = path.display();
             Error::new(
                 Code::UnknownContainer,
-                format!(
-                    "there is no network namespace {} (CNI_NETNS)",
-                    path.display()
-                ),
+                match path.exists() {
+                    false => format!("there is no network namespace {shown} (CNI_NETNS)"),
+                    true => format!(
+                        "{shown} (CNI_NETNS) is no network namespace: where the plugin runs, nothing is mounted \
+                         on this file; the namespace is gone, or it was made in another mount namespace"
+                    ),
+                },
             )
         })
     }

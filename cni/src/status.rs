@@ -55,7 +55,10 @@ fn forwards(node: Option<&NodeFile>) -> Result<(), Error> {
                 Code::NotAvailableLimited,
                 format!("the host does not forward: {path} is {:?}", value.trim()),
             )
-            .details("set it to 1; routeshare-speaker does when it serves pods, and `bgpctl check` says who changed it"));
+            .details(
+                "set it to 1; routeshare-speaker does where it is started with --cni-conf-dir, and \
+                 `bgpctl show status` on this node says (Forwarding) if it cannot",
+            ));
         }
     }
     Ok(())

@@ -87,8 +87,9 @@ pub struct Names {
 pub enum NodeFileError {
     /// There is none.
     #[error(
-        "there is no {path}: routeshare-speaker writes it once the controller has given the node subnets; \
-         look at `bgpctl status`, and whether the speaker was started with the same --cni-data-dir"
+        "there is no {path}: routeshare-speaker writes it as soon as it has the node's configuration; \
+         `bgpctl show status` on this node says what it waits for; does it run, with this directory as its \
+         --cni-data-dir?"
     )]
     Missing {
         /// Where it should be.
@@ -103,7 +104,9 @@ pub enum NodeFileError {
         source: io::Error,
     },
     /// It is none.
-    #[error("{path} is no node file; routeshare-speaker writes it again when it is started")]
+    #[error(
+        "{path} is no node file; routeshare-speaker writes it again within ten seconds while it runs"
+    )]
     Parse {
         /// Where it is.
         path: PathBuf,

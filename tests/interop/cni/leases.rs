@@ -21,6 +21,42 @@ fn addresses(result: &Value) -> Vec<String> {
         .collect()
 }
 
+#[test]
+fn who_gets_no_address_is_told_what_to_do() {
+    let lab = Lab::new().unwrap();
+    let machine = lab.machine("node").unwrap();
+    let node = CniNode::new(&lab, &machine, "node").unwrap();
+    node.write_node_file(&["10.64.0.0/31"], json!({})).unwrap();
+    let own = json!({"mode": "bridge", "ipam": {"subnets": [{"subnet": "10.90.0.0/30"}]}});
+    for (name, more, room, advice) in [
+        (
+            "pods",
+            json!({"mode": "routed"}),
+            2,
+            "add a prefix to the Pool",
+        ),
+        ("blue", own, 1, "ipam.subnets"),
+    ] {
+        let mut network = node.plugin(more);
+        network["cniVersion"] = "1.1.0".into();
+        network["name"] = name.into();
+        let containers: Vec<Container> = (0..=room)
+            .map(|number| lab.container(&format!("{name}{number}")).unwrap())
+            .collect();
+        for container in &containers[..room] {
+            node.ours("ADD", container, &network)
+                .unwrap()
+                .result()
+                .unwrap();
+        }
+        let refused = node.ours("ADD", &containers[room], &network).unwrap();
+        let error = refused.error().unwrap();
+        assert_eq!(error.code, 100, "{error}");
+        assert!(error.msg.contains("is free in 10."), "{error}");
+        assert!(error.details.contains(advice), "{error}");
+    }
+}
+
 /// A pool of eight subnets of thirty-two addresses, and one node.
 const RESOURCES: &str = "\
 apiVersion: routeshare.io/v1alpha1

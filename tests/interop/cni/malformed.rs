@@ -136,19 +136,26 @@ fn a_namespace_that_is_none_is_refused() {
     let container = lab.container("c1").unwrap();
     let input = configuration(&node, "1.1.0").to_string();
     // With an error in each, for what is not there the specification's.
-    for (path, code) in [
-        ("/run/netns/there-is-none", Some(3)),
-        ("/etc/passwd", None),
-        ("/run", None),
-        ("/proc/self/ns/mnt", None),
+    for (path, code, words) in [
+        (
+            "/run/netns/there-is-none",
+            Some(3),
+            "there is no network namespace",
+        ),
+        ("/etc/passwd", Some(3), "is no network namespace"),
+        ("/run", None, ""),
+        ("/proc/self/ns/mnt", None, ""),
         // The machine's own: its eth0 would be ours to remove.
-        ("/proc/self/ns/net", None),
+        ("/proc/self/ns/net", None, "of the host itself"),
     ] {
         let said = add(&node, &container, &[("CNI_NETNS", path)], input.as_bytes());
         let error = said
             .error()
             .unwrap_or_else(|error| panic!("{path}: {error:#}"));
-        assert!(error.msg.contains(path), "{error}");
+        assert!(
+            error.msg.contains(path) && error.msg.contains(words),
+            "{error}"
+        );
         if let Some(code) = code {
             assert_eq!(error.code, code, "{error}");
         }

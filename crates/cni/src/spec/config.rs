@@ -263,8 +263,13 @@ impl NetworkConfig {
             }
             other => other,
         };
-        let config: NetworkConfig = serde_json::from_value(value)
-            .map_err(|error| invalid(format!("the network configuration: {error}")))?;
+        let config: NetworkConfig = serde_path_to_error::deserialize(value).map_err(|error| {
+            let (field, error) = (error.path().to_string(), error.inner());
+            invalid(match field.as_str() {
+                "." => format!("the network configuration: {error}"),
+                field => format!("{field} of the network configuration: {error}"),
+            })
+        })?;
         if config.name.is_empty() {
             return Err(invalid("the network configuration has no name".into()));
         }
@@ -314,7 +319,8 @@ impl NetworkConfig {
                 format!(
                     "field {name:?} of the network configuration is not known (its value is {value})"
                 ),
-            ));
+            )
+            .details("it would not be obeyed: leave it out, or look how it is spelt (docs/pods.md, modes)"));
         }
         if self.ip_masq {
             return Err(Error::new(
@@ -462,7 +468,12 @@ mod tests {
             (
                 r#""ipam":{"subnet":"10.0.0.0/24"}"#,
                 Code::InvalidConfig,
-                "subnet",
+                "ipam.subnet of the network configuration: unknown field `subnet`",
+            ),
+            (
+                r#""mode":"bridge","ipam":{"subnets":[{"subnet":"10.0.0.0/24"},{"subnet":"10.0.1/24"}]}"#,
+                Code::InvalidConfig,
+                "ipam.subnets[1].subnet of the network configuration: invalid address: 10.0.1/24",
             ),
             (
                 r#""ipam":{"subnets":[{"subnet":"10.0.0.0/24"}]}"#,
@@ -474,7 +485,11 @@ mod tests {
                 Code::InvalidConfig,
                 "both",
             ),
-            (r#""mode":"vlan""#, Code::InvalidConfig, "vlan"),
+            (
+                r#""mode":"vlan""#,
+                Code::InvalidConfig,
+                "mode of the network configuration: unknown variant `vlan`",
+            ),
             (
                 r#""runtimeConfig":{"ips":["10.0.0"]}"#,
                 Code::InvalidConfig,
