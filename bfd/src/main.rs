@@ -35,18 +35,20 @@ use last_life::{Place, Store};
 /// Exit code of one that has left for good, so that systemd does not start it again.
 const LEFT: u8 = 100;
 
-/// Keeps the BFD sessions (RFC 5880) that a speaker on this host wants.
+/// Keeps the BFD sessions (RFC 5880) that a speaker on this host wants
+///
+/// The log goes to standard error; RUST_LOG filters it (such as `debug`).
 #[derive(Debug, Parser)]
 #[command(name = "routeshare-bfd", version)]
 struct Args {
     /// Where the speaker subscribes.
     #[arg(long, value_name = "PATH", default_value = "/run/routeshare/bfd.sock")]
     socket: PathBuf,
-    /// How long sessions stay when the speaker is away.
+    /// How many seconds sessions stay when the speaker is away; 0: they end with it.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     grace_seconds: u32,
     /// Real-time priority (SCHED_FIFO) of the thread that packets go through; 0: none.
-    #[arg(long, value_name = "1-99", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=99))]
+    #[arg(long, value_name = "0-99", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=99))]
     realtime_priority: u8,
     /// What the other sides are told on SIGTERM and SIGINT: nothing, because another process goes on
     /// with the sessions, or AdminDown. (SIGHUP: this process makes room for the program that has its

@@ -12,6 +12,9 @@ pub(crate) const SPEAKER_SOCKET: &str = "/run/routeshare/speaker.sock";
 /// Where the controller listens for people on its own machine.
 pub(crate) const CONTROLLER_SOCKET: &str = "unix:/run/routeshare/controller.sock";
 
+/// Over the options that say how answers look: without it they would stand under the heading before.
+const ANSWERS: &str = "Answers";
+
 /// Ask speakers and the controller, and tell them what to do
 ///
 /// Without --node or --all the speaker of this machine is asked, over its Unix socket. With them, or
@@ -26,11 +29,11 @@ pub(crate) struct Cli {
     pub(crate) target: Target,
 
     /// How answers look
-    #[arg(short, long, value_enum, default_value_t, global = true)]
+    #[arg(short, long, value_enum, default_value_t, global = true, help_heading = ANSWERS)]
     pub(crate) output: Format,
 
     /// Colours; `auto` means on a terminal, unless NO_COLOR is set
-    #[arg(long, value_enum, default_value_t, global = true)]
+    #[arg(long, value_enum, default_value_t, global = true, help_heading = ANSWERS)]
     pub(crate) color: Color,
 
     #[command(subcommand)]
@@ -318,13 +321,31 @@ pub(crate) struct Check {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use clap::CommandFactory as _;
+    use clap::error::ErrorKind;
 
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_option_stands_under_the_heading_of_another_topic() {
+        let mut command = Cli::command();
+        command.build();
+        let heading = |name: &str| {
+            let mut options = command.get_arguments();
+            let option = options.find(|it| it.get_long() == Some(name)).unwrap();
+            option.get_help_heading().unwrap_or_default().to_owned()
+        };
+        assert_eq!(heading("kubeconfig"), "A controller in Kubernetes");
+        assert_eq!(heading("output"), ANSWERS);
+        assert_eq!(heading("color"), ANSWERS);
     }
 
     #[test]
@@ -347,6 +368,76 @@ mod tests {
         assert!(given("x".repeat(255)).is_ok());
         let error = given("ü".repeat(128)).unwrap_err().to_string();
         assert!(error.contains("it has 256 octets"), "{error}");
+    }
+
+    /// Commands in the texts of this repository: between backticks, or behind a prompt.
+    fn commands_told() -> Vec<(PathBuf, String)> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let mut folders: Vec<PathBuf> = [
+            "bfd",
+            "bgpctl",
+            "cni",
+            "controller",
+            "crates",
+            "deploy",
+            "docs",
+        ]
+        .iter()
+        .chain(&["examples", "speaker", "xtask"])
+        .map(|folder| root.join(folder))
+        .collect();
+        let mut files = vec![root.join("README.md")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).unwrap() {
+                let path = entry.unwrap().path();
+                let extension = path
+                    .extension()
+                    .and_then(|it| it.to_str())
+                    .unwrap_or_default();
+                match path.is_dir() {
+                    true => folders.push(path),
+                    false if ["rs", "md", "yaml", "txt"].contains(&extension) => files.push(path),
+                    false => {}
+                }
+            }
+        }
+        let mut told = Vec::new();
+        for file in files {
+            let text = fs::read_to_string(&file).unwrap();
+            for part in text.split('`').skip(1).step_by(2) {
+                told.push((file.clone(), part.to_owned()));
+            }
+            let prompts = text.lines().filter_map(|line| {
+                let line = line.trim_start();
+                line.strip_prefix("$ ").or_else(|| line.strip_prefix("# "))
+            });
+            told.extend(prompts.map(|line| (file.clone(), line.to_owned())));
+        }
+        // What has braces is made when it is told.
+        told.retain(|(_, line)| line.starts_with("bgpctl ") && !line.contains('{'));
+        told
+    }
+
+    #[test]
+    fn every_command_that_docs_and_messages_name_is_one() {
+        let told = commands_told();
+        assert!(told.len() > 60, "only {} were found", told.len());
+        for (file, line) in told {
+            let line = line.split(" #").next().unwrap_or_default();
+            // Where a line of a comment or a string goes on, and what is left out.
+            let breaks = ["\\", "//", "///", "//!", "…"];
+            let words = line.split_whitespace();
+            let words = words.filter(|word| !breaks.contains(word));
+            let Err(error) = Cli::try_parse_from(words) else {
+                continue;
+            };
+            // Placeholders, and what is left out, are as they are.
+            let unknown = matches!(
+                error.kind(),
+                ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument
+            );
+            assert!(!unknown, "{}: {line}: {error}", file.display());
+        }
     }
 
     #[test]

@@ -67,7 +67,7 @@ impl Failure {
             }
             Failure::Connect { url, .. } => connect_help(url),
             Failure::OneNode { .. } => "name it with --node NAME".into(),
-            Failure::Refused { status, .. } => refused_help(status.code()).into(),
+            Failure::Refused { status, .. } => refused_help(status).into(),
             Failure::Kubernetes(error) => error.help(),
             Failure::Answer(_) => {
                 "bgpctl and the program it asked may be of different versions: compare \
@@ -109,8 +109,13 @@ fn connect_help(url: &str) -> String {
     help
 }
 
-fn refused_help(code: tonic::Code) -> &'static str {
-    match code {
+fn refused_help(status: &tonic::Status) -> &'static str {
+    match status.code() {
+        // What tonic makes of an answer in HTTP that is none in gRPC.
+        _ if status.message().contains("grpc-status header missing") => {
+            "what answers there is no controller: another program's port, or one for metrics? A controller is \
+             asked at the port of its --listen, such as https://HOST:7443"
+        }
         tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => {
             "use an operator's certificate (`bgpctl pki operator DIR NAME`) by --cert and --key; in Kubernetes a \
              kubeconfig with which tokens of service account routeshare-operator may be made"
@@ -141,6 +146,15 @@ mod tests {
         let help = failure.help();
         assert!(help.contains("routeshare-speaker running"), "{help}");
         assert!(help.contains("--socket PATH"), "{help}");
+    }
+
+    #[test]
+    fn an_answer_of_another_program_is_told_from_one_of_an_older_controller() {
+        let missing = "grpc-status header missing, mapped from HTTP status code 404";
+        let help = refused_help(&tonic::Status::unimplemented(missing));
+        assert!(help.contains("no controller"), "{help}");
+        let help = refused_help(&tonic::Status::unimplemented(""));
+        assert!(help.contains("older version"), "{help}");
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl KubernetesError {
                 }
                 kube::Error::Api(status) if status.code == 403 => format!(
                     "an operator may get leases and configmaps there, create pods/portforward, and create \
-                     serviceaccounts/token of {OPERATOR_ACCOUNT} (docs/kubernetes.md, Identity and keys)"
+                     serviceaccounts/token of {OPERATOR_ACCOUNT} (docs/kubernetes.md, Asking with bgpctl)"
                 ),
                 _ => "does `kubectl get nodes` work with the same --kubeconfig and --context?".into(),
             },

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use jiff::{Span, Timestamp, Zoned};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -33,21 +33,22 @@ pub(crate) enum Command {
         /// Where; made when it is not there
         dir: PathBuf,
         /// Days until the authority's certificate ends
-        #[arg(long, default_value_t = 3650)]
+        #[arg(long, default_value_t = 3650, value_parser = clap::value_parser!(u32).range(1..))]
         days: u32,
         /// Replace an authority that is there; all its certificates become worthless
         #[arg(long)]
         force: bool,
     },
     /// Make the controller's certificate (controller.crt and controller.key)
+    #[command(group(ArgGroup::new("names").args(["dns", "ip"]).required(true).multiple(true)))]
     Controller {
         #[command(flatten)]
         common: Common,
         /// A DNS name by which speakers and operators reach the controller; may be given again
-        #[arg(long, required_unless_present = "ip")]
+        #[arg(long, value_name = "NAME")]
         dns: Vec<String>,
         /// An address by which they reach it; may be given again
-        #[arg(long)]
+        #[arg(long, value_name = "ADDRESS")]
         ip: Vec<IpAddr>,
     },
     /// Make a node's certificate (NAME.crt and NAME.key)
@@ -72,7 +73,7 @@ pub(crate) struct Common {
     /// The authority's directory, as given to `bgpctl pki init`
     pub(crate) dir: PathBuf,
     /// Days until the certificate ends
-    #[arg(long, default_value_t = 730)]
+    #[arg(long, default_value_t = 730, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) days: u32,
     /// Replace a certificate that is there
     #[arg(long)]
@@ -388,6 +389,7 @@ fn write_private(path: &Path, text: &str, force: bool) -> Result<(), PkiError> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use clap::Parser as _;
     use x509_parser::prelude::*;
 
     use super::*;
@@ -430,6 +432,22 @@ mod tests {
                 assert_eq!(node.issuer(), ca.subject());
             });
         });
+    }
+
+    #[test]
+    fn a_controller_needs_a_name_or_an_address_and_a_certificate_a_day() {
+        let parse = |line: &str| crate::cli::Cli::try_parse_from(line.split(' '));
+        assert!(parse("bgpctl pki controller d --ip 192.0.2.1").is_ok());
+        assert!(parse("bgpctl pki controller d --dns c.example --ip ::1").is_ok());
+        let error = parse("bgpctl pki controller d").unwrap_err().to_string();
+        assert!(error.contains("--dns") && error.contains("--ip"), "{error}");
+        for line in [
+            "bgpctl pki init d --days 0",
+            "bgpctl pki node d n1 --days 0",
+        ] {
+            let error = parse(line).unwrap_err().to_string();
+            assert!(error.contains("'0' for '--days"), "{error}");
+        }
     }
 
     #[test]

@@ -38,11 +38,8 @@ impl AdminService for Admin {
         self.check(&request).await?;
         let view = self.view.borrow().clone();
         let source = self.source.borrow().clone();
-        Ok(Response::new(status(
-            &view,
-            &source,
-            self.registry.connected(),
-        )))
+        let speakers = self.registry.states();
+        Ok(Response::new(status(&view, &source, &speakers)))
     }
 
     async fn list_nodes(
@@ -94,7 +91,11 @@ impl Admin {
     }
 }
 
-fn status(view: &View, source: &SourceState, connected: usize) -> pb::Status {
+fn status(
+    view: &View,
+    source: &SourceState,
+    speakers: &BTreeMap<String, SpeakerState>,
+) -> pb::Status {
     let mut refused = source.refused.clone();
     if !view.store_error.is_empty() {
         refused.push(format!(
@@ -112,7 +113,14 @@ fn status(view: &View, source: &SourceState, connected: usize) -> pb::Status {
             subnets_waiting: each.waiting,
         })
     });
-    let nodes = view.nodes.values().filter(|node| node.exists).count();
+    let nodes = view.nodes.iter().filter(|(_, node)| node.exists);
+    let is_connected = |name: &String| {
+        let speaker = speakers.get(name);
+        speaker.is_some_and(|speaker| speaker.connected_since.is_some())
+    };
+    // Of the nodes that there are: a speaker with a name that no Node has is not one of them.
+    let connected = nodes.clone().filter(|(name, _)| is_connected(name)).count();
+    let nodes = nodes.count();
     pb::Status {
         software: SOFTWARE.to_owned(),
         generation: view.generation,

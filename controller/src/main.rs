@@ -64,6 +64,10 @@ use crate::store::Store;
 use crate::store::file::FileStore;
 use crate::tls::{Tls, TlsFiles};
 
+/// What `--listen` needs.
+const NO_CERTIFICATES: &str = "--listen needs --ca, --cert and --key (`bgpctl pki` makes them); only with \
+    --kubernetes the controller keeps an authority itself";
+
 /// How long open requests have to end after SIGTERM.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -74,20 +78,22 @@ const STOP: Duration = Duration::from_secs(5);
 /// `debug` or `info,routeshare_controller=debug`).
 #[derive(Debug, Parser)]
 #[command(name = "routeshare-controller", version)]
+#[command(group(clap::ArgGroup::new("source").args(["resources", "kubernetes"]).required(true)))]
 struct Args {
-    /// Directory of YAML files with the resources
-    #[arg(long, value_name = "DIR", required_unless_present = "kubernetes")]
+    /// Directory of YAML files (.yaml, .yml) with the resources; watched
+    #[arg(long, value_name = "DIR", requires = "state")]
     resources: Option<PathBuf>,
     /// File that keeps what was given to whom; made when it is not there
-    #[arg(long, value_name = "FILE", required_unless_present = "kubernetes")]
+    #[arg(long, value_name = "FILE", requires = "resources")]
     state: Option<PathBuf>,
     /// Take nodes and resources from a Kubernetes cluster, and keep there what was given to whom
     #[arg(long, conflicts_with_all = ["resources", "state"])]
     kubernetes: bool,
     #[command(flatten)]
     cluster: kubernetes::Options,
-    /// Where speakers and operators connect, with TLS
-    #[arg(long, value_name = "ADDRESS")]
+    /// Where speakers and operators connect, with TLS, such as 0.0.0.0:7443 or [::]:7443 (all addresses of
+    /// both families); may be given again. Without it only --socket is there
+    #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<SocketAddr>,
     /// The authority's certificate; those of clients must be of it
     #[arg(long, value_name = "FILE", requires_all = ["cert", "key"])]
@@ -98,8 +104,8 @@ struct Args {
     /// The key of the controller's certificate
     #[arg(long, value_name = "FILE", requires_all = ["ca", "cert"])]
     key: Option<PathBuf>,
-    /// Where anybody can connect without TLS and do everything; loopback addresses only
-    #[arg(long, value_name = "ADDRESS")]
+    /// Where anybody can connect without TLS and do everything; loopback addresses only; may be given again
+    #[arg(long, value_name = "ADDR:PORT")]
     insecure_listen: Vec<SocketAddr>,
     /// Allow --insecure-listen on other than loopback addresses
     #[arg(long)]
@@ -111,8 +117,9 @@ struct Args {
         default_value = "/run/routeshare/controller.sock"
     )]
     socket: PathBuf,
-    /// Where Prometheus asks for /metrics, and probes for /healthz (it answers) and /readyz
-    #[arg(long, value_name = "ADDRESS")]
+    /// Where Prometheus asks for /metrics, and probes for /healthz (it answers) and /readyz; nowhere when not
+    /// given
+    #[arg(long, value_name = "ADDR:PORT")]
     metrics: Option<SocketAddr>,
     /// Log as JSON, one object a line
     #[arg(long)]
@@ -171,7 +178,12 @@ async fn with_files(
     state: &Path,
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
-    // The lock on the state file comes first: a second controller must not take over the socket.
+    // Before a state file is made: that there was none is told once.
+    let tls = args.tls_files(false).map(tls::Files::new).transpose()?;
+    if tls.is_none() && !args.listen.is_empty() {
+        bail!(NO_CERTIFICATES);
+    }
+    // The lock on the state file comes before the socket: a second controller must not take that over.
     let (store, contents) = FileStore::open(state)?;
     let shutdown = CancellationToken::new();
     let registry = Arc::new(Registry::default());
@@ -189,7 +201,6 @@ async fn with_files(
         written: None,
         shutdown: shutdown.clone(),
     };
-    let tls = args.tls_files(false).map(tls::Files::new).transpose()?;
     let tls = tls.map(|files| Arc::new(Tls::Files(files)));
     let guard = Guard {
         tls,
@@ -239,10 +250,7 @@ async fn listen(
 ) -> anyhow::Result<()> {
     let shutdown = &services.shutdown;
     for address in &args.listen {
-        let tls = guard.tls.clone().context(
-            "--listen needs --ca, --cert and --key (`bgpctl pki` makes them); only with --kubernetes the \
-             controller keeps an authority itself",
-        )?;
+        let tls = guard.tls.clone().context(NO_CERTIFICATES)?;
         let listener = bind(*address).await?;
         let server = services.server(&guard.trust)?;
         info!(address = %listener.local_addr()?, "listening with TLS");

@@ -226,12 +226,6 @@ impl Registry {
             .collect()
     }
 
-    /// How many speakers have their stream open.
-    pub(crate) fn connected(&self) -> usize {
-        let speakers = self.lock();
-        speakers.values().filter(|s| s.stream.is_some()).count()
-    }
-
     /// What is known of one speaker.
     pub(crate) fn state(&self, node: &str) -> Option<SpeakerState> {
         self.lock().get(node).map(Speaker::state)

@@ -245,7 +245,10 @@ impl Sink {
             if status.refused.as_ref() == Some(&reason) {
                 return false;
             }
-            tracing::error!(%reason, "configuration refused; the one before stays in force");
+            match self.last {
+                Some(_) => tracing::error!(%reason, "configuration refused; the one before stays in force"),
+                None => tracing::error!(%reason, "configuration refused; there is none before it: nothing is done"),
+            }
             status.refused = Some(reason);
             true
         });

@@ -38,9 +38,13 @@ use speaker::{Settings, Speaker};
 /// Threads beside the loop (main thread) and the kernel's side: they move bytes and answer questions.
 const WORKERS: usize = 2;
 
-/// Speaks BGP for one node and installs what it learns, as its NodeConfig says.
+/// Speaks BGP for one node and installs what it learns, as its configuration says
+///
+/// SIGTERM and SIGINT stop it; kernel routes stay. The log goes to standard error; RUST_LOG filters it
+/// (such as `debug` or `info,routeshare_speaker=debug`).
 #[derive(Debug, Parser)]
 #[command(name = "routeshare-speaker", version)]
+#[command(group(clap::ArgGroup::new("source").args(["controller", "standalone"]).required(true)))]
 struct Args {
     /// This node's name.
     #[arg(long, env = "NODE_NAME")]
@@ -48,7 +52,7 @@ struct Args {
 
     /// Where the configuration comes from: https://HOST:PORT (or tcp://HOST:PORT, as kubelet writes a
     /// Service's address), or with --insecure http://127.0.0.1:PORT or unix:PATH.
-    #[arg(long, value_name = "URL", required_unless_present = "standalone")]
+    #[arg(long, value_name = "URL")]
     controller: Option<String>,
     /// The authority that signed the controller's certificate (PEM).
     #[arg(long, value_name = "FILE", requires = "controller")]
@@ -71,13 +75,13 @@ struct Args {
     insecure: bool,
 
     /// No controller: plan from local files, for this host alone.
-    #[arg(long, conflicts_with = "controller", requires = "resources")]
+    #[arg(long, requires = "resources")]
     standalone: bool,
     /// Directory of resource files (.yaml, .yml), watched.
     #[arg(long, value_name = "DIR", requires = "standalone")]
     resources: Option<PathBuf>,
 
-    /// Where the last configuration in force is kept.
+    /// Where the last configuration in force is kept, and what the next start has to know of this one.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/routeshare")]
     state_dir: PathBuf,
     /// Where `bgpctl` asks.
@@ -95,10 +99,11 @@ struct Args {
     bfd_socket: PathBuf,
     /// Serve Prometheus metrics here, at /metrics, and answers for probes, at /healthz (its loop takes its
     /// turns) and /readyz (it works by a configuration, and has told its peers everything after a restart).
+    /// Nowhere when not given.
     #[arg(long, value_name = "ADDR:PORT")]
     metrics: Option<SocketAddr>,
-    /// Listen for BGP on this address only; may be given more than once. The port is the
-    /// configuration's.
+    /// Listen for BGP on this address only; may be given more than once. All addresses of both families when
+    /// not given. The port is the configuration's (Fabric spec.listenPort; 179).
     #[arg(long, value_name = "ADDR")]
     listen: Vec<IpAddr>,
     /// Where the container runtime looks for network configurations (/etc/cni/net.d): one for the plugin
@@ -148,7 +153,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let cni = cni_conf::Settings {
         conf_dir: args.cni_conf_dir,
         // The plugin is started somewhere else.
-        data_dir: std::path::absolute(data_dir).context("--cni-data-dir")?,
+        data_dir: std::path::absolute(data_dir).context("cannot use --cni-data-dir")?,
     };
     let settings = Settings {
         node: args.node,
@@ -188,7 +193,7 @@ fn origin(args: &Args) -> anyhow::Result<Origin> {
         insecure: args.insecure,
     };
     Ok(Origin::Controller(
-        Address::new(text, options).context("--controller")?,
+        Address::new(text, options).context("cannot use --controller")?,
     ))
 }
 

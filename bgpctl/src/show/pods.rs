@@ -53,8 +53,20 @@ pub(crate) async fn show(
             }
         }
     }
-    found.finish(output)?;
+    found.finish(output, &none(arguments))?;
     Ok(missing.finish())
+}
+
+/// What is said when there is none.
+fn none(arguments: &Pods) -> String {
+    let network = match &arguments.network {
+        Some(network) => format!("the network {network}"),
+        None => "a network of ours".to_owned(),
+    };
+    match &arguments.pod {
+        Some(pod) => format!("no container {pod} is attached to {network}"),
+        None => format!("no container is attached to {network}"),
+    }
 }
 
 /// Where the pods go.
@@ -78,12 +90,12 @@ impl Found {
         }
     }
 
-    fn finish(self, output: Output) -> Result<(), Failure> {
+    fn finish(self, output: Output, none: &str) -> Result<(), Failure> {
         match self {
             Found::List(list) => list.finish(),
             Found::Table(table, 1..) => table.finish().map(drop),
             Found::Table(_, 0) => {
-                output.warn("no such container is attached to a network of ours");
+                output.warn(none);
                 Ok(())
             }
         }

@@ -115,7 +115,13 @@ fn of_speaker(
 
 fn configuration(output: Output, status: &speaker::Status) -> String {
     if status.version == 0 && status.config_source.is_empty() {
-        return output.paint(SOON, "none yet");
+        let why = match status.controller_connected {
+            true => {
+                "none yet: the controller is connected and has none for this node; `bgpctl show nodes` there says why"
+            }
+            false => "none yet",
+        };
+        return output.paint(SOON, why);
     }
     let link = match (status.config_source.as_str(), status.controller_connected) {
         ("files", _) => "from files".to_owned(),

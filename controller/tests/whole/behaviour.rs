@@ -132,6 +132,9 @@ async fn refused_files_change_nothing_and_are_shown_also_after_a_restart() {
     assert_eq!(status(&controller).await.refused, [""; 0]);
     let gone = node(&controller, "a").await.unwrap();
     assert!(gone.connected && gone.problems[0].contains("no Node resource"));
+    // Its speaker is here, and is none of the nodes that there are.
+    let status = status(&controller).await;
+    assert!(status.nodes_connected <= status.nodes, "{status:?}");
 }
 
 async fn scrape(address: &str) -> String {

@@ -214,6 +214,7 @@ pub enum NextHopMode {
     /// Ourselves towards eBGP and for routes of our own; unchanged towards iBGP.
     Auto,
     /// Ourselves, but for routes that we reflect (RFC 4456 §10), which only policy changes so.
+    #[serde(rename = "Self")]
     Self_,
     /// Never changed, except for routes of our own.
     Unchanged,

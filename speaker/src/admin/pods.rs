@@ -31,7 +31,7 @@ pub(super) fn pages(
         if !request.pod.is_empty() {
             return Err(Status::not_found(format!(
                 "no container whose id begins with `{0}`, or that has the name, alias or address {0}, is \
-                 attached to a network of this node",
+                 attached to a network of this node; `bgpctl show pods` lists those that are",
                 request.pod
             )));
         }

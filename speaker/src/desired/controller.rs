@@ -197,6 +197,9 @@ fn is_loopback(host: &str) -> bool {
             .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
+/// How long a controller has to send the first configuration before somebody is told that it does not.
+const FIRST: Duration = Duration::from_secs(5);
+
 /// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
 enum StreamError {
@@ -261,9 +264,19 @@ async fn stream(
     way.opened();
     tracing::info!("connected to the controller");
     sink.connected(Ok(()));
+    let first = tokio::time::sleep(FIRST);
+    tokio::pin!(first);
     loop {
         let message = tokio::select! {
             message = open.configs.message() => message,
+            () = &mut first, if sink.last.is_none() && !first.is_elapsed() => {
+                tracing::warn!(
+                    node = sink.node,
+                    "the controller has no configuration for this node; is there a Node of this name? \
+                     `bgpctl show nodes`, which asks the controller, says what is missing"
+                );
+                continue;
+            }
             () = open.caller.replaced(way.address()) => {
                 // The old stream stays until there is a new one, and the controller takes its end for
                 // what it is.
