@@ -82,7 +82,7 @@ fn names(cluster: &Cluster, kinds: &str) -> String {
 #[track_caller]
 fn a_certificate_of_ones_own_is_mounted(cluster: &Cluster) {
     let own = [
-        "--reuse-values",
+        "--reset-then-reuse-values",
         "--set",
         "controller.certificateSecret=own",
     ];
