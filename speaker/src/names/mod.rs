@@ -199,13 +199,8 @@ async fn serve(config: plan::NamesConfig, shared: &Shared, data_dir: PathBuf, ex
         wanted.extend(own_addresses());
         own.replace(wanted.clone());
         let closed = listeners.settle(&wanted, &server);
-        problems.extend(closed.iter().map(|(address, error)| {
-            format!(
-                "cannot answer names at {address} port {}: {error}; is another resolver listening on all \
-                 addresses? Needed: CAP_NET_BIND_SERVICE",
-                forward::PORT
-            )
-        }));
+        let closed = closed.iter();
+        problems.extend(closed.map(|(address, error)| cannot_listen(*address, error)));
         if server.upstream.resolvers().is_empty() {
             problems.push(
                 "nobody to ask for names that are not of containers: no other resolver in \
@@ -234,6 +229,38 @@ async fn serve(config: plan::NamesConfig, shared: &Shared, data_dir: PathBuf, ex
     }
 }
 
+/// What keeps us from listening, and what to do about it.
+fn cannot_listen(address: IpAddr, error: &io::Error) -> String {
+    let port = forward::PORT;
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "; another resolver listens on all addresses: `ss -lntup sport = :{port}` says which one; let it \
+             listen only on those it needs"
+        ),
+        io::ErrorKind::PermissionDenied => "; this needs CAP_NET_BIND_SERVICE".to_owned(),
+        _ => String::new(),
+    };
+    format!(
+        "cannot answer names at {address} port {port}: {error}{advice}; tried again every {} s",
+        RETRY.as_secs()
+    )
+}
+
 fn all(others: &BTreeMap<String, Vec<Attachment>>) -> Vec<Attachment> {
     others.values().flatten().cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_cannot_listen_is_told_what_is_in_the_way() {
+        let told = |kind: io::ErrorKind| cannot_listen([169, 254, 1, 1].into(), &kind.into());
+        let in_use = told(io::ErrorKind::AddrInUse);
+        assert!(in_use.contains("`ss -lntup sport = :53` says"), "{in_use}");
+        assert!(!in_use.contains("CAP_"), "{in_use}");
+        let forbidden = told(io::ErrorKind::PermissionDenied);
+        assert!(forbidden.contains("CAP_NET_BIND_SERVICE"), "{forbidden}");
+    }
 }
