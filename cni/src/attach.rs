@@ -10,6 +10,7 @@
 //! nothing but container and interface; what is only in the container goes by the note on it.
 
 mod bridge;
+mod departure;
 pub(crate) mod loopback;
 mod on_link;
 mod on_parent;
@@ -165,6 +166,17 @@ pub(crate) fn remove_on_host(request: &Request, host: &mut Netlink) -> Result<bo
     let environment = &request.environment;
     let name = host_name(&environment.container, &environment.ifname);
     remove_link(host, By::Name(&name), &name)
+}
+
+/// [`remove_on_host`] without waiting until the kernel has done with it, where that is possible: for DEL, which does nothing
+/// else with interfaces.
+pub(crate) fn see_off(request: &Request, host: &mut Netlink) -> Result<bool, Error> {
+    let environment = &request.environment;
+    let name = host_name(&environment.container, &environment.ifname);
+    match departure::seen(&name) {
+        true => Ok(true),
+        false => remove_on_host(request, host),
+    }
 }
 
 /// Whether there is an interface of this attachment, on the host or in the container.

@@ -16,7 +16,7 @@ use crate::request::{Request, now};
 /// Those of the specification, for the runtime.
 pub(crate) fn del(request: &Request) -> Result<(), Error> {
     let mut host = host_netlink()?;
-    if !attach::remove_on_host(request, &mut host)? {
+    if !attach::see_off(request, &mut host)? {
         // Nothing of it on the host: its interface may be the container's alone.
         let netns = match request.environment.netns.as_deref() {
             Some(path) => Netns::find_to_remove(path)?,

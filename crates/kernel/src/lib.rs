@@ -8,7 +8,7 @@
 //! - [`veth`], [`virtual_link`], [`address`], [`neighbour`]: what attaches a container;
 //! - [`lookup`]: which route the kernel would take to an address;
 //! - [`list`]: everything there is of a kind, in bounded pieces;
-//! - [`monitor`]: changes made by others;
+//! - [`monitor`]: changes made by others; [`link_end`]: one of them;
 //! - [`nft`]: a table of nftables, written in one transaction and listed back.
 //!
 //! Nothing here decides anything: what is ours, what is wanted and what follows from a change is
@@ -17,6 +17,7 @@
 
 pub mod address;
 pub mod link;
+pub mod link_end;
 pub mod list;
 pub mod lookup;
 pub mod message;

@@ -7,7 +7,7 @@ use crate::message::{self, Message};
 use crate::neighbour::Neighbour;
 use crate::nexthop::NextHop;
 use crate::route::Route;
-use crate::socket::{Netlink, NetlinkError, set_option};
+use crate::socket::{Netlink, NetlinkError, set_filter};
 use crate::{link, neighbour, nexthop, route};
 
 const GROUPS: [u32; 7] = [
@@ -148,9 +148,5 @@ pub(crate) fn ignore_sender(netlink: &Netlink, port: u32) -> std::io::Result<()>
         statement(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
         statement(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
     ];
-    let program = libc::sock_fprog {
-        len: program.len() as libc::c_ushort,
-        filter: program.as_mut_ptr(),
-    };
-    set_option(netlink.socket(), libc::SO_ATTACH_FILTER, &program)
+    set_filter(netlink.socket(), &mut program)
 }

@@ -325,3 +325,12 @@ pub(crate) fn set_option<T>(socket: &Socket, option: libc::c_int, value: &T) -> 
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Lets only what this classic BPF program says come to the socket.
+pub(crate) fn set_filter(socket: &Socket, program: &mut [libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: program.len() as libc::c_ushort,
+        filter: program.as_mut_ptr(),
+    };
+    set_option(socket, libc::SO_ATTACH_FILTER, &program)
+}

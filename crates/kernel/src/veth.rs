@@ -99,6 +99,10 @@ impl Requests {
                 LinkAttribute::IfName(end.name.to_owned()),
                 LinkAttribute::Mtu(veth.mtu),
                 LinkAttribute::Address(end.mac.0.to_vec()),
+                // Otherwise the kernel makes one for each processor, switches all but one off, and waits each
+                // time for a grace period, with everybody else who changes the network waiting behind it.
+                LinkAttribute::NumTxQueues(1),
+                LinkAttribute::NumRxQueues(1),
             ];
             message
         };

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::thread;
 
 use kernel::link::{self, By};
+use kernel::link_end::LinkEnd;
 use kernel::{
     BridgePort, LinkChange, Mac, MacvlanMode, Netlink, Requests, VirtualKind, VirtualLink,
 };
@@ -114,6 +115,43 @@ fn a_macvlan_link_is_made_in_another_namespace_with_the_mtu_of_its_parent() {
             requests.remove_link(By::Name("eth0"));
             assert_eq!(carry_out(&mut there, &mut requests), []);
         }
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn the_end_of_a_link_is_heard_of_and_nothing_else() {
+    thread::spawn(|| {
+        let (_host, mut netlink) = namespace();
+        let arguments = "link add port type veth peer name other".split(' ');
+        let made = Command::new("ip").args(arguments).status();
+        assert!(made.expect("`ip` of the package iproute2 runs").success());
+        let mut requests = Requests::new();
+        requests.add_virtual_link(&bridge("br0"));
+        assert_eq!(carry_out(&mut netlink, &mut requests), []);
+        let mut number = |name| {
+            let found = link::find(&mut netlink, By::Name(name)).unwrap();
+            found.unwrap().index
+        };
+        let (port, bridge) = (number("port"), number("br0"));
+
+        let mut end = LinkEnd::watch(port).unwrap();
+        for master in [bridge, 0] {
+            let change = LinkChange {
+                master: Some(master),
+                ..LinkChange::default()
+            };
+            requests.set_link(By::Index(port), &change);
+        }
+        requests.remove_link(By::Index(bridge));
+        assert_eq!(carry_out(&mut netlink, &mut requests), []);
+        assert!(!end.is_gone().unwrap(), "it has left a bridge that is gone");
+
+        requests.remove_link(By::Name("other"));
+        assert_eq!(carry_out(&mut netlink, &mut requests), []);
+        assert!(end.is_gone().unwrap(), "it has gone with its other end");
+        assert!(end.is_gone().unwrap(), "and is gone");
     })
     .join()
     .unwrap();
