@@ -1,8 +1,11 @@
 //! What the records of the log come to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::hash::BuildHasher as _;
 use std::net::IpAddr;
 use std::time::Duration;
+
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
 use super::record::{Boot, Cooling, Format, Free, Record};
 use super::{Lease, Now};
@@ -20,7 +23,9 @@ const KEPT: Duration = Duration::from_secs(600);
 pub(super) struct State {
     /// By their place in the order in which they began.
     leases: BTreeMap<u64, Lease>,
-    places: HashMap<Key, u64>,
+    /// Those places, by whose the leases are.
+    places: HashTable<u64>,
+    hasher: DefaultHashBuilder,
     /// By address and, for the networks' own subnets, network.
     cooling: HashMap<(Scope, IpAddr), Cooling>,
     next_place: u64,
@@ -28,13 +33,6 @@ pub(super) struct State {
     /// The log does not say yet that this boot has begun.
     boot_unwritten: bool,
     records: usize,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    network: String,
-    container: String,
-    ifname: String,
 }
 
 /// Within what an address is unique: the node, or one network.
@@ -110,12 +108,9 @@ impl State {
     }
 
     pub(super) fn of(&self, network: &str, container: &str, ifname: &str) -> Option<&Lease> {
-        let place = self.places.get(&Key {
-            network: network.to_owned(),
-            container: container.to_owned(),
-            ifname: ifname.to_owned(),
-        })?;
-        self.leases.get(place)
+        let of_it = |place: &u64| self.leases[place].is_of(network, container, ifname);
+        let hash = self.hasher.hash_one((network, container, ifname));
+        self.leases.get(self.places.find(hash, of_it)?)
     }
 
     /// Who had an address that was freed, and when.
@@ -172,57 +167,70 @@ impl State {
     }
 
     fn lease(&mut self, lease: Lease) {
-        let key = Key {
-            network: lease.network.clone(),
-            container: lease.owner.container.clone(),
-            ifname: lease.owner.ifname.clone(),
-        };
         for address in &lease.addresses {
             let scope = Scope::new(lease.of_node, &lease.network);
             self.cooling.remove(&(scope, address.ip()));
         }
         let place = self.next_place;
         self.next_place += 1;
-        if let Some(before) = self.places.insert(key, place) {
-            self.leases.remove(&before);
-        }
+        let (container, ifname) = (&lease.owner.container, &lease.owner.ifname);
+        self.take(&lease.network, container, ifname);
+        let hash = hash_of(&self.hasher, &lease);
         self.leases.insert(place, lease);
+        let (hasher, leases) = (&self.hasher, &self.leases);
+        self.places
+            .insert_unique(hash, place, |place| hash_of(hasher, &leases[place]));
     }
 
     fn free(&mut self, free: &Free) {
-        let key = Key {
-            network: free.network.clone(),
-            container: free.container.clone(),
-            ifname: free.ifname.clone(),
-        };
-        let place = self.places.remove(&key);
-        let Some(lease) = place.and_then(|place| self.leases.remove(&place)) else {
+        let Some(lease) = self.take(&free.network, &free.container, &free.ifname) else {
             return;
         };
-        let uptime_ms = match lease.earlier_boot {
-            true => 0,
-            false => free.uptime_ms,
+        let mut addresses = lease.addresses.into_iter();
+        let Some(address) = addresses.next() else {
+            return;
         };
-        for address in lease.addresses {
+        let cooling = Cooling {
+            address,
+            of_node: lease.of_node,
+            network: lease.network,
+            container: lease.owner.container,
+            ifname: lease.owner.ifname,
+            name: lease.owner.name,
+            namespace: lease.owner.namespace,
+            at: free.at,
+            uptime_ms: match lease.earlier_boot {
+                true => 0,
+                false => free.uptime_ms,
+            },
+            cooldown_seconds: lease.cooldown_seconds,
+        };
+        for address in addresses {
             self.cool(Cooling {
                 address,
-                of_node: lease.of_node,
-                network: lease.network.clone(),
-                container: lease.owner.container.clone(),
-                ifname: lease.owner.ifname.clone(),
-                name: lease.owner.name.clone(),
-                namespace: lease.owner.namespace.clone(),
-                at: free.at,
-                uptime_ms,
-                cooldown_seconds: lease.cooldown_seconds,
+                ..cooling.clone()
             });
         }
+        self.cool(cooling);
+    }
+
+    /// The lease of an attachment, which has none from now on.
+    fn take(&mut self, network: &str, container: &str, ifname: &str) -> Option<Lease> {
+        let of_it = |place: &u64| self.leases[place].is_of(network, container, ifname);
+        let hash = self.hasher.hash_one((network, container, ifname));
+        let (place, _) = self.places.find_entry(hash, of_it).ok()?.remove();
+        self.leases.remove(&place)
     }
 
     fn cool(&mut self, cooling: Cooling) {
         let scope = Scope::new(cooling.of_node, &cooling.network);
         self.cooling.insert((scope, cooling.ip()), cooling);
     }
+}
+
+fn hash_of(hasher: &DefaultHashBuilder, lease: &Lease) -> u64 {
+    let (container, ifname) = (lease.owner.container.as_str(), lease.owner.ifname.as_str());
+    hasher.hash_one((lease.network.as_str(), container, ifname))
 }
 
 fn boot_record(now: &Now) -> Record {

@@ -319,7 +319,7 @@ fn parse(path: &Path, bytes: &[u8], now: &Now) -> Result<Parsed, LogError> {
     if bytes.is_empty() {
         first_line(path, bytes)?;
     }
-    for (index, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
+    for (index, line) in lines(bytes).enumerate() {
         let Some(whole) = line.strip_suffix(b"\n").filter(|_| index > 0) else {
             if index == 0 {
                 first_line(path, line)?;
@@ -356,6 +356,19 @@ fn parse(path: &Path, bytes: &[u8], now: &Now) -> Result<Parsed, LogError> {
         end: end as u64,
         torn,
     })
+}
+
+/// Each with its end, if it has one.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut begin = 0;
+    let ends = memchr::memchr_iter(b'\n', bytes).map(|place| place + 1);
+    let unfinished = (bytes.last() != Some(&b'\n')).then_some(bytes.len());
+    let lines = ends.chain(unfinished).map(move |end| {
+        let line = &bytes[begin..end];
+        begin = end;
+        line
+    });
+    lines.filter(|line| !line.is_empty())
 }
 
 /// The first line says what the file is.
