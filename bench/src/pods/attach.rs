@@ -3,10 +3,12 @@
 //!
 //! A plugin is started as a runtime starts it, with nothing between: from before the process is made until it has
 //! ended and its result is read. Containers are there before. Each plugin has a machine of its own. Alone: one
-//! container after another on every machine, all plugins in turn (A B C A B C), until each has all of them;
+//! container after another on every machine, all plugins in turn (A B C, B C A, …), until each has all of them;
 //! DEL in the same way. At once: as many processes as containers are started together, one plugin after
-//! the other. `floor` is `/bin/true`: what
-//! a process costs.
+//! the other, several times. `floor` is `/bin/true`: what a process costs.
+//!
+//! A plugin may answer while a process that it has started still waits for the kernel. The next one has its turn when that has
+//! ended, too; its CPU time counts, and when it ended is told (`no process left`).
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,50 +20,18 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use lab::cni::{CniNode, Container, PLUGIN};
 use lab::packages::{CNI_PLUGINS, IPROUTE, NSENTER};
 use lab::{Entrance, Lab, Namespace};
-use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::percentile::{median, percentile};
-use super::plugin::{Called, Plugin, children_cpu, network};
+use super::figures::{Families, OURS, Rows};
+use super::plugin::{Called, Plugin, adopt, children_cpu, network, settle};
 use crate::measure;
 
 /// Containers at once.
 const AT_ONCE: usize = 50;
+/// How often that many are started together, in each round.
+const BATCHES: usize = 4;
 /// Where Debian has its plugins.
 const DEBIAN: &str = "/usr/lib/cni";
-
-/// The families of containers' addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Families {
-    Ipv4,
-    Both,
-}
-
-impl Families {
-    fn name(self) -> &'static str {
-        match self {
-            Families::Ipv4 => "IPv4",
-            Families::Both => "IPv4 and IPv6",
-        }
-    }
-
-    /// Containers one after another: about as many as Kubernetes puts on a node; fewer where Debian's plugins wait
-    /// seconds for duplicate address detection.
-    fn alone(self) -> usize {
-        match self {
-            Families::Ipv4 => 100,
-            Families::Both => 20,
-        }
-    }
-
-    fn subnets(self) -> &'static [&'static str] {
-        match self {
-            Families::Ipv4 => &["10.64.0.0/16"],
-            Families::Both => &["10.64.0.0/16", "fd00:64::/64"],
-        }
-    }
-}
 
 /// A plugin on its machine, and what it was seen to take.
 struct Contender<'a> {
@@ -74,41 +44,13 @@ struct Contender<'a> {
     attached: Vec<Value>,
 }
 
-/// All measurements of one kind of work of one plugin.
-#[derive(Serialize)]
-struct Row {
-    plugin: &'static str,
-    families: Families,
-    work: String,
-    /// One for each call.
-    milliseconds: Vec<f64>,
-    /// CPU time of the plugin's processes, one for each call; where they were alone.
-    cpu_milliseconds: Vec<f64>,
-    /// Until the last of those that were started together had ended, one for each round.
-    all_milliseconds: Vec<f64>,
-}
-
-/// In the order of measurement.
-#[derive(Default)]
-struct Rows(Vec<Row>);
-
-impl Rows {
-    fn row(&mut self, plugin: &'static str, families: Families, work: &str) -> &mut Row {
-        let same =
-            |row: &Row| (row.plugin, row.families, row.work.as_str()) == (plugin, families, work);
-        let at = self.0.iter().position(same).unwrap_or(self.0.len());
-        if at == self.0.len() {
-            self.0.push(Row {
-                plugin,
-                families,
-                work: work.to_owned(),
-                milliseconds: Vec::new(),
-                cpu_milliseconds: Vec::new(),
-                all_milliseconds: Vec::new(),
-            });
-        }
-        &mut self.0[at]
-    }
+/// What one call took, in milliseconds.
+struct Call {
+    /// Until it has answered.
+    took: f64,
+    /// Until no process of it is left.
+    settled: f64,
+    cpu: f64,
 }
 
 /// Measures in so many rounds, prints the figures and writes them as JSON.
@@ -121,6 +63,7 @@ pub(crate) fn run(binaries: &Path, rounds: usize, json: &Path) -> Result<()> {
         println!("{doing}")
     })?;
     let ours = super::ours(binaries)?;
+    adopt()?;
     let programs = format!(
         "{PLUGIN} of {} KiB; Debian's {} {}",
         std::fs::metadata(&ours)?.len() / 1024,
@@ -131,8 +74,9 @@ pub(crate) fn run(binaries: &Path, rounds: usize, json: &Path) -> Result<()> {
     let mut rows = Rows::default();
     for families in [Families::Ipv4, Families::Both] {
         measure_all(&ours, families, rounds, &mut rows)?;
-        println!("\n{}", table(&rows.0));
+        println!("\n{}", rows.table());
     }
+    println!("{}", rows.goals());
     let report = json!({
         "date": jiff::Zoned::now().strftime("%Y-%m-%d").to_string(),
         "machine": measure::machine(),
@@ -153,7 +97,7 @@ fn debian_version() -> Result<String> {
 
 fn measure_all(ours: &Path, families: Families, rounds: usize, rows: &mut Rows) -> Result<()> {
     let lab = Lab::new()?;
-    let names = ["routeshare", "bridge", "ptp"];
+    let names = [OURS, "bridge", "ptp"];
     let machines = names.map(|name| lab.machine(name));
     let machines: Vec<Namespace> = machines.into_iter().collect::<Result<_>>()?;
     let mut contenders = Vec::new();
@@ -178,11 +122,13 @@ fn measure_all(ours: &Path, families: Families, rounds: usize, rows: &mut Rows) 
         for command in ["ADD", "DEL"] {
             let work = format!("{command} alone");
             for number in 0..families.alone() {
-                for contender in &mut contenders {
-                    let (took, cpu) = contender.one(command, number)?;
+                for place in super::order(number, contenders.len()) {
+                    let contender = &mut contenders[place];
+                    let call = contender.one(command, number)?;
                     let row = rows.row(contender.name, families, &work);
-                    row.milliseconds.push(took);
-                    row.cpu_milliseconds.push(cpu);
+                    row.milliseconds.push(call.took);
+                    row.cpu_milliseconds.push(call.cpu);
+                    row.settled_milliseconds.push(call.settled);
                 }
                 let row = rows.row("floor", families, "a process alone");
                 row.milliseconds.push(process()?);
@@ -191,9 +137,10 @@ fn measure_all(ours: &Path, families: Families, rounds: usize, rows: &mut Rows) 
                 contender.nothing_left()?;
             }
         }
-        for command in ["ADD", "DEL"] {
+        for (batch, command) in (0..BATCHES).flat_map(|batch| [(batch, "ADD"), (batch, "DEL")]) {
             let work = format!("{command}, {AT_ONCE} at once");
-            for contender in &mut contenders {
+            for place in super::order(batch, contenders.len()) {
+                let contender = &mut contenders[place];
                 let (each, all) = contender.at_once(command)?;
                 let row = rows.row(contender.name, families, &work);
                 row.milliseconds.extend(each);
@@ -259,28 +206,34 @@ fn merge(into: &mut Value, more: Value) {
 }
 
 impl Contender<'_> {
-    /// ADD or DEL of one container, with nothing else going on; milliseconds, and those of CPU.
-    fn one(&mut self, command: &str, number: usize) -> Result<(f64, f64)> {
+    /// ADD or DEL of one container, with nothing else going on.
+    fn one(&mut self, command: &str, number: usize) -> Result<Call> {
         let container = &self.containers[number];
         let previous = match command {
             "ADD" => None,
             _ => self.attached.get(number),
         };
-        let (called, cpu) = self.entrance.within(|| -> Result<_> {
-            let before = children_cpu();
+        let (called, call) = self.entrance.within(|| -> Result<_> {
+            let (before, begun) = (children_cpu(), Instant::now());
             let called = self.plugin.call(
                 command,
                 container.namespace().name(),
                 container.path(),
                 previous,
             )?;
-            Ok((called, children_cpu() - before))
+            settle()?;
+            let call = Call {
+                took: milliseconds(called.took),
+                settled: milliseconds(begun.elapsed()),
+                cpu: (children_cpu() - before) * 1000.0,
+            };
+            Ok((called, call))
         })??;
         if command == "ADD" {
             self.attached.truncate(number);
             self.attached.push(called.result);
         }
-        Ok((milliseconds(called.took), cpu * 1000.0))
+        Ok(call)
     }
 
     /// ADD or DEL of many containers: milliseconds of each, and until the last has ended.
@@ -313,7 +266,9 @@ impl Contender<'_> {
                 .into_iter()
                 .map(|call| call.join().map_err(|_| anyhow!("a thread panicked"))?);
             let called: Vec<Called> = called.collect::<Result<_>>()?;
-            Ok((called, begun.elapsed()))
+            let all = begun.elapsed();
+            settle()?;
+            Ok((called, all))
         })?;
         let each = called.iter().map(|it| milliseconds(it.took)).collect();
         if command == "ADD" {
@@ -371,47 +326,4 @@ fn process() -> Result<f64> {
 
 fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
-}
-
-/// In Markdown.
-fn table(rows: &[Row]) -> String {
-    let mut text = String::from(
-        "| families | work | plugin | p50 | ÷ ours | p99 | ÷ ours | CPU | until all have ended |\n\
-         |---|---|---|--:|--:|--:|--:|--:|--:|\n",
-    );
-    let mut order: Vec<&Row> = rows.iter().collect();
-    let mut kinds: Vec<(&str, &str)> = Vec::new();
-    for row in rows {
-        let kind = (row.families.name(), row.work.as_str());
-        if !kinds.contains(&kind) {
-            kinds.push(kind);
-        }
-    }
-    let place = |row: &&Row| {
-        let kind = (row.families.name(), row.work.as_str());
-        kinds.iter().position(|it| *it == kind)
-    };
-    order.sort_by_key(place);
-    for row in order {
-        let ours = rows.iter().find(|other| {
-            other.plugin == "routeshare"
-                && (other.families, &other.work) == (row.families, &row.work)
-        });
-        let shown = |value: Option<f64>| value.map_or("–".to_owned(), |it| format!("{it:.1} ms"));
-        let [p50, p99] = [50.0, 99.0].map(|percent| {
-            let of = |row: &Row| percentile(&row.milliseconds, percent);
-            let ratio = ours.and_then(of).zip(of(row)).map(|(ours, it)| it / ours);
-            let ratio = ratio.map_or("–".to_owned(), |it| format!("{it:.2}"));
-            format!("{} | {ratio}", shown(of(row)))
-        });
-        text += &format!(
-            "| {} | {} | {} | {p50} | {p99} | {} | {} |\n",
-            row.families.name(),
-            row.work,
-            row.plugin,
-            shown(median(&row.cpu_milliseconds)),
-            shown(median(&row.all_milliseconds)),
-        );
-    }
-    text
 }

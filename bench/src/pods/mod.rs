@@ -3,6 +3,9 @@
 //! Containers are network namespaces. Everything takes turns within one run.
 
 pub(crate) mod attach;
+mod estimate;
+mod figures;
+mod paths;
 mod percentile;
 mod plugin;
 mod stream;
@@ -11,6 +14,15 @@ pub(crate) mod traffic;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
+
+/// In which order so many take their turns: each is first as often as another, and behind each of the others.
+fn order(turn: usize, number: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..number).map(|place| (place + turn) % number).collect();
+    if (turn / number) % 2 == 1 {
+        order.reverse();
+    }
+    order
+}
 
 /// Where the static release build of our plugin is: what an installation has.
 ///

@@ -6,8 +6,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::errno::Errno;
+use nix::sys::prctl::set_child_subreaper;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
+use nix::sys::wait::wait;
 use serde_json::{Value, json};
 
 /// A network of one plugin.
@@ -92,6 +95,31 @@ impl Plugin {
         let list = result["ips"].as_array().into_iter().flatten();
         let text = |ip: &Value| Some(ip["address"].as_str()?.split('/').next()?.to_owned());
         list.filter_map(text).collect()
+    }
+}
+
+/// From now on processes that a plugin leaves behind are this process's, so that they can be waited for and count.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub(crate) fn adopt() -> Result<()> {
+    set_child_subreaper(true).context("cannot become the parent of what plugins leave behind")
+}
+
+/// Waits until no process is left of plugins that have ended. Only when no other child of this process is to be
+/// waited for.
+///
+/// # Errors
+///
+/// When they cannot be waited for.
+pub(crate) fn settle() -> Result<()> {
+    loop {
+        match wait() {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(Errno::ECHILD) => return Ok(()),
+            Err(error) => return Err(error).context("cannot wait for what a plugin left behind"),
+        }
     }
 }
 

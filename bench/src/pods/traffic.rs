@@ -1,5 +1,6 @@
 //! `--scenario pods`: throughput and latency between two containers, over interfaces of our plugin and beside
-//! them over what the kernel has at its simplest. The paths take turns (A B C A B C).
+//! them over what the kernel has at its simplest. The paths take turns (A B C D, B C D A, …), many short ones, and
+//! ratios are those within a turn: what else the machine does changes from second to second.
 //!
 //! On one node:
 //! - `veth`: one veth pair from one container to the other, with nothing between;
@@ -20,19 +21,20 @@ use anyhow::{Context as _, Result};
 use lab::cni::{CniNode, Container};
 use lab::packages::{IPERF, IPROUTE, NSENTER};
 use lab::{Lab, Namespace};
-use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::percentile::{median, percentile};
+use super::paths::Rows;
 use super::plugin::{Plugin, network};
 use super::stream::{round_trips, throughput};
 use crate::measure;
 use crate::network::strs;
 
 /// For how long one connection sends all it can.
-const SECONDS: u32 = 2;
+const SECONDS: u32 = 1;
 /// For how long one byte goes there and back.
-const PING_PONG: Duration = Duration::from_millis(800);
+const PING_PONG: Duration = Duration::from_millis(400);
+/// How often each path has its turn in a round.
+const TURNS: usize = 4;
 
 /// A way between two containers.
 struct Way<'a> {
@@ -42,19 +44,6 @@ struct Way<'a> {
     to: &'a Namespace,
     /// The other end's, IPv4 and IPv6.
     addresses: Vec<IpAddr>,
-}
-
-/// What was seen of one way in one family; one value for each round.
-#[derive(Serialize)]
-struct Row {
-    nodes: usize,
-    path: &'static str,
-    family: &'static str,
-    gbit: Vec<f64>,
-    cpu_seconds_per_gib: Vec<f64>,
-    /// The medians of the rounds' round trips, and their 99th percentiles.
-    microseconds: Vec<f64>,
-    microseconds_p99: Vec<f64>,
 }
 
 /// Measures in so many rounds, prints the figures and writes them as JSON.
@@ -69,82 +58,39 @@ pub(crate) fn run(binaries: &Path, rounds: usize, json: &Path) -> Result<()> {
     let lab = Lab::new()?;
     let stage = Stage::new(&lab, &ours)?;
     let ways = stage.ways();
-    let mut rows: Vec<Row> = Vec::new();
+    let mut rows = Rows::default();
     for way in &ways {
         for address in &way.addresses {
             way.from
                 .run(&format!("ping -c 1 -W 5 {address}"))
                 .with_context(|| format!("{} on {} nodes connects nothing", way.name, way.nodes))?;
-            rows.push(Row {
-                nodes: way.nodes,
-                path: way.name,
-                family: if address.is_ipv4() { "IPv4" } else { "IPv6" },
-                gbit: Vec::new(),
-                cpu_seconds_per_gib: Vec::new(),
-                microseconds: Vec::new(),
-                microseconds_p99: Vec::new(),
-            });
         }
     }
     for round in 1..=rounds {
         println!("round {round} of {rounds}");
-        let all = ways.iter().flat_map(|way| {
-            let addresses = way.addresses.iter();
-            addresses.map(move |address| (way, *address))
-        });
-        for (row, (way, address)) in rows.iter_mut().zip(all) {
-            let load = throughput(way.from, way.to, address, SECONDS)?;
-            row.gbit.push(load.gbit);
-            row.cpu_seconds_per_gib.push(load.cpu_per_gib);
-            let trips = round_trips(way.from, way.to, address, PING_PONG)?;
-            row.microseconds.extend(median(&trips));
-            row.microseconds_p99.extend(percentile(&trips, 99.0));
+        for turn in 0..TURNS {
+            for (nodes, family) in [(1, 0), (1, 1), (2, 0), (2, 1)] {
+                let beside: Vec<&Way<'_>> = ways.iter().filter(|way| way.nodes == nodes).collect();
+                for place in super::order((round - 1) * TURNS + turn, beside.len()) {
+                    let way = beside[place];
+                    let address = way.addresses[family];
+                    let load = throughput(way.from, way.to, address, SECONDS)?;
+                    let trips = round_trips(way.from, way.to, address, PING_PONG)?;
+                    rows.row(nodes, address, way.name).add(load, &trips);
+                }
+            }
         }
     }
-    println!("\n{}", table(&rows));
+    println!("\n{}\n{}", rows.table(), rows.goals());
     let report = json!({
         "date": jiff::Zoned::now().strftime("%Y-%m-%d").to_string(),
         "machine": measure::machine(),
         "rounds": rounds,
-        "rows": rows,
+        "rows": rows.0,
     });
     crate::write(json, &(serde_json::to_string(&report)? + "\n"))?;
     println!("figures: {}", json.display());
     Ok(())
-}
-
-/// In Markdown.
-fn table(rows: &[Row]) -> String {
-    let mut text = String::from(
-        "| nodes | family | path | Gbit/s | ÷ veth | CPU s per GiB | ÷ veth | round trip p50 | ÷ veth | p99 |\n\
-         |--:|---|---|--:|--:|--:|--:|--:|--:|--:|\n",
-    );
-    let mut order: Vec<&Row> = rows.iter().collect();
-    order.sort_by_key(|row| (row.nodes, row.family));
-    for row in order {
-        let veth = rows.iter().find(|other| {
-            (other.path, other.nodes, other.family) == ("veth", row.nodes, row.family)
-        });
-        let cell = |of: fn(&Row) -> &[f64], unit: &str| {
-            let Some(value) = median(of(row)) else {
-                return "– | –".to_owned();
-            };
-            let beside = veth.and_then(|veth| median(of(veth)));
-            let ratio = beside.map_or("–".to_owned(), |it| format!("{:.2}", value / it));
-            format!("{value:.2}{unit} | {ratio}")
-        };
-        text += &format!(
-            "| {} | {} | {} | {} | {} | {} | {:.1} µs |\n",
-            row.nodes,
-            row.family,
-            row.path,
-            cell(|row| &row.gbit, ""),
-            cell(|row| &row.cpu_seconds_per_gib, ""),
-            cell(|row| &row.microseconds, " µs"),
-            median(&row.microseconds_p99).unwrap_or(0.0),
-        );
-    }
-    text
 }
 
 /// Two nodes with a cable between them, and containers on both.
