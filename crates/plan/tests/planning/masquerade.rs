@@ -1,0 +1,50 @@
+//! Whose packets are masqueraded.
+
+use super::{document, fabric, planned};
+
+#[test]
+fn every_node_with_subnets_of_a_pool_that_says_so_masquerades_them_and_nothing_of_the_cluster() {
+    let node = |name: &str, address: &str, subnet: &str| {
+        let spec = format!("{{addresses: [{address}], subnets: [{subnet}]}}");
+        document("Node", name, "", &spec)
+    };
+    let documents = [
+        fabric("{asn: {value: 64512}, nodeSubnets: Adopt}"),
+        document(
+            "Pool",
+            "hidden",
+            "",
+            "{prefixes: [10.64.0.0/16], masquerade: {exempt: [172.16.0.0/13, 172.24.0.0/13]}}",
+        ),
+        document("Pool", "plain", "", "{prefixes: [10.65.0.0/16]}"),
+        node("n1", "192.0.2.0", "10.64.1.0/24"),
+        node("n2", "192.0.2.1", "10.65.1.0/24"),
+        node("n3", "2001:db8::3", "10.64.3.0/24"),
+    ];
+    let plan = planned(&documents);
+    assert_eq!(plan.problems, []);
+    let texts = |prefixes: &[bgp::types::Prefix]| -> Vec<String> {
+        prefixes.iter().map(ToString::to_string).collect()
+    };
+    let first = plan.configs["n1"].masquerade.as_ref().unwrap();
+    assert_eq!(first.pools.len(), 1);
+    assert_eq!(first.pools[0].pool, "hidden");
+    assert_eq!(texts(&first.pools[0].subnets), ["10.64.1.0/24"]);
+    assert_eq!(texts(&first.pools[0].exempt), ["172.16.0.0/12"]);
+    assert_eq!(
+        texts(&first.direct),
+        ["10.64.0.0/15", "192.0.2.0/31", "2001:db8::3/128"]
+    );
+    assert_eq!(plan.configs["n2"].masquerade, None);
+    assert!(plan.configs["n3"].masquerade.is_some());
+    let without: Vec<String> = documents
+        .iter()
+        .map(|text| text.replace("masquerade: {exempt: [172.16.0.0/13, 172.24.0.0/13]}", ""))
+        .collect();
+    let plan = planned(&without);
+    assert!(
+        plan.configs
+            .values()
+            .all(|config| config.masquerade.is_none())
+    );
+}
