@@ -15,10 +15,10 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::state::{Authority, millis};
 
-/// A host whose clock is this slow can use a new certificate at once.
-pub(super) const SLOW_CLOCK: Duration = Duration::from_secs(3600);
-
-/// A new authority.
+/// A new authority, which ends `lasts` after `now`.
+///
+/// It has always been good, and so has what it signs: a controller whose clock is fast must not make
+/// what nobody with a right one takes, and when it was made says nothing about whose it is.
 pub(crate) fn authority(now: Millis, lasts: Duration) -> anyhow::Result<Authority> {
     let mut params = CertificateParams::default();
     let mut name = DistinguishedName::new();
@@ -28,7 +28,7 @@ pub(crate) fn authority(now: Millis, lasts: Duration) -> anyhow::Result<Authorit
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let not_after = now.saturating_add(millis(lasts));
-    last(&mut params, now, not_after);
+    last(&mut params, not_after);
     let key = KeyPair::generate().context("cannot make a key")?;
     let certificate = params
         .self_signed(&key)
@@ -36,7 +36,6 @@ pub(crate) fn authority(now: Millis, lasts: Duration) -> anyhow::Result<Authorit
     Ok(Authority {
         certificate: certificate.pem(),
         key: key.serialize_pem(),
-        not_before: now,
         not_after,
     })
 }
@@ -70,7 +69,7 @@ pub(crate) fn serving(
         });
     }
     let not_after = now.saturating_add(millis(lasts)).min(authority.not_after);
-    last(&mut params, now, not_after);
+    last(&mut params, not_after);
     let key = KeyPair::generate().context("cannot make a key")?;
     let certificate = params
         .signed_by(&key, &issuer)
@@ -84,20 +83,50 @@ pub(crate) fn serving(
     Ok((Arc::new(config), not_after))
 }
 
-/// When an authority's certificate (PEM) was made, and when it ends.
-pub(crate) fn validity(pem: &str) -> anyhow::Result<(Millis, Millis)> {
-    let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).context("no certificate")?;
+/// When an authority's certificate (PEM) ends.
+///
+/// # Errors
+///
+/// When it is none, or is not that of `key` (PEM): nobody would take what that signs.
+pub(crate) fn end_of(certificate: &str, key: &str) -> anyhow::Result<Millis> {
+    let parsed = x509_parser::pem::parse_x509_pem(certificate.as_bytes());
+    let (_, pem) = parsed.context("no certificate")?;
     let certificate = pem.parse_x509().context("no certificate")?;
-    let validity = certificate.validity();
-    let since_epoch = |seconds: i64| seconds.max(0).unsigned_abs().saturating_mul(1000);
-    Ok((
-        since_epoch(validity.not_before.timestamp()) + millis(SLOW_CLOCK),
-        since_epoch(validity.not_after.timestamp()),
-    ))
+    let key = KeyPair::from_pem(key).context("no key")?;
+    anyhow::ensure!(
+        certificate.public_key().subject_public_key.data.as_ref() == key.public_key_raw(),
+        "the key is not that of the certificate"
+    );
+    let ends = certificate.validity().not_after.timestamp();
+    Ok(ends.max(0).unsigned_abs().saturating_mul(1000))
 }
 
-fn last(params: &mut CertificateParams, from: Millis, until: Millis) {
+fn last(params: &mut CertificateParams, until: Millis) {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    params.not_before = epoch + Duration::from_millis(from.saturating_sub(millis(SLOW_CLOCK)));
+    params.not_before = epoch;
     params.not_after = epoch + Duration::from_millis(until);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_is_good_by_every_clock_until_it_ends() {
+        let made = authority(5_000_000_000_000, Duration::from_secs(60)).unwrap();
+        let (_, pem) = x509_parser::pem::parse_x509_pem(made.certificate.as_bytes()).unwrap();
+        let certificate = pem.parse_x509().unwrap();
+        assert_eq!(certificate.validity().not_before.timestamp(), 0);
+        assert_eq!(
+            end_of(&made.certificate, &made.key).unwrap(),
+            5_000_000_060_000
+        );
+    }
+
+    #[test]
+    fn a_key_of_another_authority_is_refused() {
+        let [one, other] = [1, 2].map(|now| authority(now, Duration::from_secs(60)).unwrap());
+        let error = end_of(&one.certificate, &other.key).unwrap_err();
+        assert!(error.to_string().contains("not that of"), "{error}");
+    }
 }

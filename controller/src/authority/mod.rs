@@ -26,6 +26,7 @@ use tracing::{info, warn};
 
 use crate::pauses::Pauses;
 use crate::source::files::now;
+use objects::Published;
 pub(crate) use state::Limits;
 use state::{Authorities, Step, millis};
 
@@ -33,6 +34,8 @@ use state::{Authorities, Step, millis};
 const LOOK: Duration = Duration::from_secs(60);
 /// Between attempts of what failed.
 const RETRY: Duration = Duration::from_secs(2);
+/// A clock that is set back by less is as good as one that was not.
+const SET_BACK: Duration = Duration::from_secs(3600);
 
 /// What the authority is kept with.
 pub(crate) struct Keeper {
@@ -45,6 +48,10 @@ pub(crate) struct Keeper {
     limits: Limits,
     serving: watch::Sender<Option<Arc<ServerConfig>>>,
     shown: Option<Shown>,
+    /// The generation that is there, and since when we know it.
+    seen: Option<(u64, Instant)>,
+    /// What is wrong has been told.
+    told: bool,
 }
 
 /// The certificate that is shown.
@@ -57,10 +64,9 @@ struct Shown {
 }
 
 impl Shown {
-    /// Whether our clock was set back to before it holds: the clock was fast, and nobody whose clock is
-    /// right takes this certificate; or the clock is slow now, and everybody takes it.
+    /// Whether our clock was set back since it was made.
     fn is_of_later(&self, now: Millis) -> bool {
-        now < self.made_at.saturating_sub(millis(issue::SLOW_CLOCK))
+        now < self.made_at.saturating_sub(millis(SET_BACK))
     }
 }
 
@@ -82,6 +88,8 @@ impl Keeper {
             limits,
             serving,
             shown: None,
+            seen: None,
+            told: false,
         };
         (keeper, receiver)
     }
@@ -107,12 +115,19 @@ impl Keeper {
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
             let wait = match self.settle(&mut known).await {
-                Ok(wait) => wait,
+                Ok(wait) => {
+                    if std::mem::take(&mut self.told) {
+                        info!("the authority is kept up again");
+                    }
+                    wait
+                }
                 Err(error) => {
-                    warn!(
-                        error = format!("{error:#}"),
-                        "the authority cannot be kept up"
-                    );
+                    if !std::mem::replace(&mut self.told, true) {
+                        warn!(
+                            error = format!("{error:#}"),
+                            "the authority cannot be kept up"
+                        );
+                    }
                     RETRY
                 }
             };
@@ -128,7 +143,7 @@ impl Keeper {
         let Some(secret) = known else {
             return steps.map(|()| RETRY);
         };
-        let all = objects::read(secret)?;
+        let all = self.seen(objects::read(secret)?);
         self.show(&all).await?;
         steps?;
         let due = all.next_step(&self.limits).into_iter();
@@ -139,16 +154,46 @@ impl Keeper {
         Ok(left.unwrap_or(LOOK).clamp(Duration::from_millis(100), LOOK))
     }
 
-    async fn take_steps(&self, known: &mut Option<Secret>) -> anyhow::Result<()> {
+    /// These as we know them, by our clock: how long we have known what waits is counted by the monotonic
+    /// one, so that no clock that is fast, or is set, cuts a wait short.
+    fn seen(&mut self, all: Authorities) -> Authorities {
+        let known = self
+            .seen
+            .filter(|(generation, _)| *generation == all.generation);
+        let (_, since) = *self
+            .seen
+            .insert(known.unwrap_or((all.generation, Instant::now())));
+        let since = now().saturating_sub(millis(since.elapsed()));
+        all.known_since(since, &self.limits)
+    }
+
+    async fn take_steps(&mut self, known: &mut Option<Secret>) -> anyhow::Result<()> {
         loop {
             let Some(secret) = known else {
                 *known = Some(self.create().await?);
                 continue;
             };
-            let all = objects::read(secret)?;
+            let all = self.seen(objects::read(secret)?);
             let step = all.step(now(), &self.limits);
             // Before an authority counts as published, and before anything is signed.
-            objects::publish(&self.bundles, &all).await?;
+            if let Published::Later(map) = objects::publish(&self.bundles, &all).await? {
+                let newest = self.secrets.get_opt(crd::names::CA).await?;
+                let is_newest = newest.as_ref().is_some_and(|newest| {
+                    newest.metadata.resource_version == secret.metadata.resource_version
+                });
+                if !is_newest {
+                    *known = newest;
+                    continue;
+                }
+                // The Secret is the newest there is, and every change of it is in the Secret first: what
+                // the ConfigMap says is of another Secret, which was deleted or put back as it once was.
+                warn!(
+                    "the ConfigMap has authorities that are not in the Secret; it is written again"
+                );
+                if !objects::overwrite(&self.bundles, Some(*map), &all).await? {
+                    continue;
+                }
+            }
             let Some(step) = step else { return Ok(()) };
             let lasts = self.limits.authority;
             let next = all.after(step, now(), &self.limits, || issue::authority(now(), lasts))?;

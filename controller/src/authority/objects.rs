@@ -38,11 +38,10 @@ pub(super) fn read(secret: &Secret) -> anyhow::Result<Authorities> {
         let (Some(certificate), Some(key)) = (text(certificate)?, text(key)?) else {
             return Ok(None);
         };
-        let (not_before, not_after) = issue::validity(&certificate)?;
+        let not_after = issue::end_of(&certificate, &key)?;
         Ok(Some(Authority {
             certificate,
             key,
-            not_before,
             not_after,
         }))
     };
@@ -58,7 +57,8 @@ pub(super) fn read(secret: &Secret) -> anyhow::Result<Authorities> {
     Ok(Authorities {
         generation: number(GENERATION).unwrap_or(1),
         current: current.with_context(damaged)?,
-        next: authority(NEXT_CERTIFICATE, NEXT_KEY)?,
+        // One that cannot be read is made anew; what signs is not touched by it.
+        next: authority(NEXT_CERTIFICATE, NEXT_KEY).unwrap_or_default(),
         published: number(PUBLISHED),
         old: text(OLD_CERTIFICATES)?.unwrap_or_default(),
         old_until: number(OLD_UNTIL).unwrap_or(0),
@@ -145,43 +145,65 @@ pub(super) async fn replace(
     unless_conflict(replaced).with_context(|| format!("cannot write Secret {CA}"))
 }
 
+/// Whether the ConfigMap says what it should.
+#[derive(Debug)]
+pub(super) enum Published {
+    Yes,
+    /// It is of a later change than what we know of the Secret. So we are late, or the Secret is not the
+    /// one that this ConfigMap was made from; then it has to be written all the same.
+    Later(Box<ConfigMap>),
+}
+
 /// Brings the ConfigMap up to what these say; one of a later change is left as it is.
-pub(super) async fn publish(bundles: &Api<ConfigMap>, all: &Authorities) -> anyhow::Result<()> {
+pub(super) async fn publish(
+    bundles: &Api<ConfigMap>,
+    all: &Authorities,
+) -> anyhow::Result<Published> {
     let bundle = all.bundle();
     loop {
         let there = bundles
             .get_opt(CA)
             .await
             .with_context(|| format!("cannot read ConfigMap {CA}"))?;
-        let generation = there.as_ref().and_then(|map| {
-            let annotations = map.metadata.annotations.as_ref()?;
-            annotations.get(GENERATION)?.parse::<u64>().ok()
-        });
-        let says = there
-            .as_ref()
-            .and_then(|map| map.data.as_ref()?.get(CA_CERTIFICATE));
-        if generation.is_some_and(|it| it > all.generation) || says == Some(&bundle) {
-            return Ok(());
+        if let Some(map) = &there {
+            if map.data.as_ref().and_then(|data| data.get(CA_CERTIFICATE)) == Some(&bundle) {
+                return Ok(Published::Yes);
+            }
+            if generation_of(map).is_some_and(|it| it > all.generation) {
+                return Ok(Published::Later(Box::new(map.clone())));
+            }
         }
-        let is_there = there.is_some();
-        let mut map = there.unwrap_or_else(|| ConfigMap {
-            metadata: named(),
-            ..ConfigMap::default()
-        });
-        let data = map.data.get_or_insert_default();
-        data.insert(CA_CERTIFICATE.to_owned(), bundle.clone());
-        let annotations = map.metadata.annotations.get_or_insert_default();
-        annotations.insert(GENERATION.to_owned(), all.generation.to_string());
-        let written = match is_there {
-            true => bundles.replace(CA, &params(), &map).await,
-            false => bundles.create(&params(), &map).await,
-        };
-        let written = unless_conflict(written);
-        if written
-            .with_context(|| format!("cannot write ConfigMap {CA}"))?
-            .is_some()
-        {
-            return Ok(());
+        if overwrite(bundles, there, all).await? {
+            return Ok(Published::Yes);
         }
     }
+}
+
+/// Writes the bundle over this version of the ConfigMap; `false` when there is another one.
+pub(super) async fn overwrite(
+    bundles: &Api<ConfigMap>,
+    there: Option<ConfigMap>,
+    all: &Authorities,
+) -> anyhow::Result<bool> {
+    let is_there = there.is_some();
+    let mut map = there.unwrap_or_else(|| ConfigMap {
+        metadata: named(),
+        ..ConfigMap::default()
+    });
+    let data = map.data.get_or_insert_default();
+    data.insert(CA_CERTIFICATE.to_owned(), all.bundle());
+    let annotations = map.metadata.annotations.get_or_insert_default();
+    annotations.insert(GENERATION.to_owned(), all.generation.to_string());
+    let written = match is_there {
+        true => bundles.replace(CA, &params(), &map).await,
+        false => bundles.create(&params(), &map).await,
+    };
+    let written = unless_conflict(written);
+    let written = written.with_context(|| format!("cannot write ConfigMap {CA}"))?;
+    Ok(written.is_some())
+}
+
+fn generation_of(map: &ConfigMap) -> Option<u64> {
+    let annotations = map.metadata.annotations.as_ref()?;
+    annotations.get(GENERATION)?.parse().ok()
 }

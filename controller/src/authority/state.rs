@@ -23,12 +23,11 @@ pub(crate) struct Limits {
     pub(crate) publish: Duration,
 }
 
-/// An authority: its certificate and key (PEM), and how long it is good.
+/// An authority: its certificate and key (PEM), and until when it is good.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Authority {
     pub(crate) certificate: String,
     pub(crate) key: String,
-    pub(crate) not_before: Millis,
     pub(crate) not_after: Millis,
 }
 
@@ -114,9 +113,19 @@ impl Authorities {
             Step::Make if self.asked => Some(0),
             // A third of its life is left for the change.
             Step::Make => {
-                let life = current.not_after.saturating_sub(current.not_before);
+                let life = millis(limits.authority);
                 Some(current.not_after.saturating_sub(life / 3))
             }
+        }
+    }
+
+    /// As somebody sees it who has known it as it is since `since`, by his own clock: what waits, waits
+    /// from then on. The clocks of two controllers need not agree.
+    pub(crate) fn known_since(&self, since: Millis, limits: &Limits) -> Authorities {
+        Authorities {
+            published: self.published.map(|_| since),
+            old_until: since.saturating_add(millis(limits.publish)),
+            ..self.clone()
         }
     }
 
@@ -133,6 +142,7 @@ impl Authorities {
         match step {
             Step::Make => {
                 after.next = Some(make()?);
+                after.published = None;
                 after.asked = false;
             }
             Step::Publish => after.published = Some(now),
@@ -180,12 +190,11 @@ mod tests {
         }
     }
 
-    fn authority(name: &str, not_before: Millis) -> Authority {
+    fn authority(name: &str, made: Millis) -> Authority {
         Authority {
             certificate: format!("{name}\n"),
             key: String::new(),
-            not_before,
-            not_after: not_before + 300 * DAY,
+            not_after: made + 300 * DAY,
         }
     }
 
@@ -239,6 +248,29 @@ mod tests {
         let again = Authorities { asked: true, ..all };
         let (all, steps) = settle(again, DAY + MINUTE, "c");
         assert_eq!((steps, all.bundle().as_str()), (vec![], "a\nb\n"));
+    }
+
+    #[test]
+    fn a_controller_whose_clock_is_fast_waits_as_long_as_the_others() {
+        let first = Authorities {
+            asked: true,
+            ..Authorities::first(authority("a", 0))
+        };
+        let (published, _) = settle(first, DAY, "b");
+        // It sees what another one has published just now; its clock says that this was a day ago.
+        let fast = 2 * DAY;
+        let seen = published.known_since(fast, &limits());
+        assert_eq!(seen.step(fast, &limits()), None);
+        assert_eq!(seen.next_step(&limits()), Some(fast + 10 * MINUTE));
+        let (used, steps) = settle(seen, fast + 10 * MINUTE, "c");
+        assert_eq!(steps, [Step::Use]);
+        let later = fast + DAY;
+        let seen = used.known_since(later, &limits());
+        assert_eq!(seen.step(later, &limits()), None, "the old one stays");
+        assert_eq!(
+            seen.step(later + 10 * MINUTE, &limits()),
+            Some(Step::Forget)
+        );
     }
 
     #[test]
