@@ -8,6 +8,7 @@
 
 mod tokens;
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -62,7 +63,7 @@ impl Trust {
             Trust::Everybody => Ok(Identity::Trusted),
             Trust::Certificates => of_client(extensions),
             Trust::Tokens(tokens) => match bearer(headers)? {
-                Some(token) => tokens.identify(token).await,
+                Some(token) => tokens.identify(token, address_of(extensions)).await,
                 None => of_client(extensions),
             },
         }
@@ -95,6 +96,12 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Status> {
     token
         .map(Some)
         .ok_or_else(|| Status::unauthenticated("metadata `authorization` is not `Bearer TOKEN`"))
+}
+
+/// Where a client comes from.
+fn address_of(extensions: &Extensions) -> Option<IpAddr> {
+    let info = extensions.get::<TlsConnectInfo<TcpConnectInfo>>()?;
+    info.get_ref().remote_addr().map(|address| address.ip())
 }
 
 fn of_client(extensions: &Extensions) -> Result<Identity, Status> {

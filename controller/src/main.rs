@@ -17,6 +17,7 @@
 mod admin;
 mod authority;
 mod clock;
+mod gates;
 mod identity;
 mod key_stream;
 mod kubernetes;

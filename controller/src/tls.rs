@@ -23,10 +23,18 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
 
+use crate::gates::Gates;
+
 /// A client that does not finish its handshake costs a connection no longer than this.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// So many handshakes are under way at once; further connections wait in the kernel.
+/// So many handshakes are under way at once.
 const AT_ONCE: usize = 256;
+/// So many of one address: who begins handshakes and ends none keeps nobody else out.
+const AT_ONCE_OF_ONE: usize = 64;
+/// So many connections of one address wait for that. More than a cluster behind one address has speakers.
+const WAITING_OF_ONE: usize = 1 << 13;
+/// So many connections wait or are in their handshake; further ones wait in the kernel.
+const ACCEPTED: usize = 1 << 14;
 /// Failed handshakes are told at most so often: anybody who reaches the port can cause them.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -163,11 +171,15 @@ pub(crate) fn incoming(
     tls: Arc<Tls>,
 ) -> impl Stream<Item = io::Result<TlsStream<TcpStream>>> {
     let (sender, receiver) = mpsc::channel(AT_ONCE);
-    let handshakes = Arc::new(Semaphore::new(AT_ONCE));
+    let accepted = Arc::new(Semaphore::new(ACCEPTED));
+    let handshakes = Arc::new(Handshakes {
+        gates: Gates::new(AT_ONCE_OF_ONE, WAITING_OF_ONE),
+        at_once: Semaphore::new(AT_ONCE),
+    });
     let failures = Arc::new(Mutex::new(Failures::default()));
     tokio::spawn(async move {
         loop {
-            let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
+            let Ok(permit) = Arc::clone(&accepted).acquire_owned().await else {
                 return;
             };
             let connection = tokio::select! {
@@ -187,19 +199,18 @@ pub(crate) fn incoming(
                 warn!("a connection is closed: there is no certificate for TLS yet");
                 continue;
             };
-            let acceptor = TlsAcceptor::from(config);
             let (sender, failures) = (sender.clone(), Arc::clone(&failures));
+            let handshakes = Arc::clone(&handshakes);
             tokio::spawn(async move {
                 let _permit = permit;
                 let client = socket.peer_addr();
-                let error = match tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await {
-                    Ok(Ok(stream)) => {
+                let error = match handshakes.shake(config, socket).await {
+                    Ok(stream) => {
                         // Nobody is there any more when the server stops.
                         let _ = sender.send(Ok(stream)).await;
                         return;
                     }
-                    Ok(Err(error)) => error.to_string(),
-                    Err(_) => format!("nothing more was heard for {} s", HANDSHAKE.as_secs()),
+                    Err(error) => error,
                 };
                 let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
                 failures.tell(client, &error, Instant::now());
@@ -207,6 +218,39 @@ pub(crate) fn incoming(
         }
     });
     ReceiverStream::new(receiver)
+}
+
+/// Those that are under way.
+struct Handshakes {
+    gates: Gates,
+    at_once: Semaphore,
+}
+
+impl Handshakes {
+    /// One handshake; why it failed, for people.
+    async fn shake(
+        &self,
+        config: Arc<ServerConfig>,
+        socket: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, String> {
+        let client = socket.peer_addr().map_err(|error| error.to_string())?;
+        let place = self.gates.enter(client.ip(), HANDSHAKE).await;
+        let _place = place.map_err(|crowded| crowded.to_string())?;
+        let _permit = self
+            .at_once
+            .acquire()
+            .await
+            .map_err(|closed| closed.to_string())?;
+        let handshake = TlsAcceptor::from(config).accept(socket);
+        match tokio::time::timeout(HANDSHAKE, handshake).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!(
+                "nothing more was heard for {} s",
+                HANDSHAKE.as_secs()
+            )),
+        }
+    }
 }
 
 /// Failed handshakes.

@@ -11,8 +11,10 @@
 //! | accepted | later, and the API server does not answer | accepted until [`STALE`] |
 //! | refused | within [`REFUSED`] | refused |
 //! | neither | and the API server does not answer | `Unavailable` |
+//! | neither | while too many such come from its address | `ResourceExhausted` |
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -28,9 +30,16 @@ use tonic::Status;
 use tracing::warn;
 
 use super::Identity;
+use crate::gates::Gates;
 
 /// So many reviews are under way at once.
 const AT_ONCE: usize = 64;
+/// So many of them for tokens that one address shows.
+const AT_ONCE_OF_ONE: usize = 16;
+/// So many more of one address wait for that. More than a cluster behind one address has speakers.
+const WAITING_OF_ONE: usize = 1 << 13;
+/// How long a refused token keeps its place among those.
+const PENALTY: Duration = Duration::from_secs(4);
 /// How long a review may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an accepted token is not asked for again.
@@ -45,6 +54,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const OUTLIVES: Duration = Duration::from_secs(10 * 60);
 /// Tokens known at once.
 const MOST: usize = 1 << 16;
+/// While there are so many, those that are of no use any more are left out no more often than this.
+const SWEEP: Duration = Duration::from_secs(1);
 /// The longest token looked at.
 const LONGEST: usize = 16 << 10;
 
@@ -54,13 +65,23 @@ const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 pub(crate) struct Tokens {
     reviews: Api<TokenReview>,
     namespace: String,
-    known: Mutex<HashMap<Hash, Arc<tokio::sync::Mutex<Known>>>>,
+    known: Mutex<All>,
     at_once: Semaphore,
+    /// For tokens that are not known.
+    gates: Gates,
     failed: Mutex<Option<(Instant, String)>>,
 }
 
 /// SHA-256 of a token: the token itself is not kept.
 type Hash = [u8; 32];
+
+/// What is known of all tokens.
+#[derive(Default)]
+struct All {
+    tokens: HashMap<Hash, Arc<tokio::sync::Mutex<Known>>>,
+    /// When those that are of no use any more were left out.
+    swept: Option<Instant>,
+}
 
 /// What was said of a token, and when; nothing yet at first.
 #[derive(Debug, Default)]
@@ -92,37 +113,53 @@ impl Tokens {
             namespace,
             known: Mutex::default(),
             at_once: Semaphore::new(AT_ONCE),
+            gates: Gates::new(AT_ONCE_OF_ONE, WAITING_OF_ONE),
             failed: Mutex::default(),
         }
     }
 
-    /// Whose token this is.
+    /// Whose token this is, which was shown from this address.
     ///
     /// # Errors
     ///
     /// `Unauthenticated` or `PermissionDenied` when it is of no use, `Unavailable` when that cannot be
-    /// found out.
-    pub(super) async fn identify(&self, token: &str) -> Result<Identity, Status> {
-        // What the token says of itself is not believed, but need not be asked for when it is no good.
+    /// found out, `ResourceExhausted` when too many come from there.
+    pub(super) async fn identify(
+        &self,
+        token: &str,
+        from: Option<IpAddr>,
+    ) -> Result<Identity, Status> {
+        // What is none need not be asked for. When it ends says the API server: our clock may be wrong.
         let expires = expires(token)
             .ok_or_else(|| Status::unauthenticated("the token is not that of a service account"))?;
-        if expires <= SystemTime::now() {
-            return Err(Status::unauthenticated(
-                "the token has expired; kubelet keeps the file of a projected volume fresh, other tokens are \
-                 made anew by `kubectl create token`",
-            ));
-        }
-        let known = self.entry(token);
+        let known = self.entry(token)?;
         // Who shows the same token waits for the one review.
         let mut known = known.lock().await;
         let now = Instant::now();
         if let Some(outcome) = known.fresh(now) {
             return outcome.map_err(Status::from);
         }
+        let place = match from.filter(|_| known.stale(now).is_none()) {
+            Some(address) => Some(self.gates.enter(address, PATIENCE).await.map_err(
+                |crowded| {
+                    Status::resource_exhausted(format!(
+                        "it cannot be asked whose token this is: {crowded}; ask again"
+                    ))
+                },
+            )?),
+            None => None,
+        };
         match self.review(token).await {
             Ok(status) => {
                 let outcome = judge(&status, &self.namespace);
-                known.0 = Some((now, outcome.clone()));
+                let outcome = outcome.map_err(|refusal| match refusal {
+                    Refusal::Unauthenticated(_) if expires <= SystemTime::now() => expired(),
+                    other => other,
+                });
+                if let (Some(place), Err(_)) = (place, &outcome) {
+                    place.keep(PENALTY);
+                }
+                known.0 = Some((Instant::now(), outcome.clone()));
                 outcome.map_err(Status::from)
             }
             Err(error) => known.stale(now).ok_or_else(|| {
@@ -176,18 +213,25 @@ impl Tokens {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn entry(&self, token: &str) -> Arc<tokio::sync::Mutex<Known>> {
+    fn entry(&self, token: &str) -> Result<Arc<tokio::sync::Mutex<Known>>, Status> {
         let hash = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
         let hash = hash.as_ref().try_into().expect("SHA-256 has 32 octets");
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MOST || known.len() == known.capacity() {
-            let now = Instant::now();
-            known.retain(|_, known| known.try_lock().map_or(true, |known| known.is_of_use(now)));
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let is_full = all.tokens.len() >= MOST;
+        let swept = all.swept.is_some_and(|swept| now < swept + SWEEP);
+        if all.tokens.len() == all.tokens.capacity() || (is_full && !swept) {
+            all.swept = Some(now);
+            all.tokens
+                .retain(|_, known| known.try_lock().map_or(true, |known| known.is_of_use(now)));
         }
-        if known.len() >= MOST {
-            known.clear(); // whoever is there is only asked for once more
+        // Not at the cost of those who are known: nobody else lets them in while the API server is away.
+        if all.tokens.len() >= MOST && !all.tokens.contains_key(&hash) {
+            return Err(Status::resource_exhausted(
+                "too many different tokens are shown to this controller; ask again",
+            ));
         }
-        Arc::clone(known.entry(hash).or_default())
+        Ok(Arc::clone(all.tokens.entry(hash).or_default()))
     }
 }
 
@@ -231,6 +275,14 @@ pub(super) fn expires(token: &str) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_secs(claims.exp))
 }
 
+fn expired() -> Refusal {
+    Refusal::Unauthenticated(
+        "the token has expired; kubelet keeps the file of a projected volume fresh, other tokens are made \
+         anew by `kubectl create token`"
+            .to_owned(),
+    )
+}
+
 /// What the API server's answer means here.
 fn judge(status: &TokenReviewStatus, namespace: &str) -> Result<Identity, Refusal> {
     let is_for_us = |audiences: &Vec<String>| audiences.iter().any(|it| it == TOKEN_AUDIENCE);
@@ -262,7 +314,7 @@ fn judge(status: &TokenReviewStatus, namespace: &str) -> Result<Identity, Refusa
         Some([node]) if !node.is_empty() => Ok(Identity::Node(node.clone())),
         _ => Err(Refusal::Denied(format!(
             "the token of {name} is not bound to a pod on a node, so it says not whose speaker this is; use \
-             that of the pod's projected volume (Kubernetes 1.32 or newer)"
+             that of the pod's projected volume (Kubernetes 1.30 or newer)"
         ))),
     }
 }

@@ -124,6 +124,9 @@ struct Server {
     most_at_once: Arc<AtomicUsize>,
 }
 
+/// What a token ends with that nobody has signed.
+const FORGED: &str = ".Zm9yZ2Vk";
+
 /// How long an answer takes.
 const ANSWER: Duration = Duration::from_millis(10);
 
@@ -149,7 +152,10 @@ impl Server {
         self.at_once.fetch_sub(1, Ordering::Relaxed);
         let sent = request.into_body().collect().await?.to_bytes();
         let mut review: TokenReview = serde_json::from_slice(&sent).unwrap();
-        review.status = Some(said("routeshare:routeshare-speaker", &["n1"]));
+        review.status = Some(match review.spec.token.ends_with(FORGED) {
+            true => TokenReviewStatus::default(),
+            false => said("routeshare:routeshare-speaker", &["n1"]),
+        });
         let answer = serde_json::to_vec(&review).unwrap();
         Ok(http::Response::new(Body::from(answer)))
     }
@@ -176,7 +182,7 @@ async fn five_thousand_speakers_at_once_are_some_dozens_of_reviews_at_a_time_and
     // A stream, a tunnel and a stream of keys each, with one token.
     let all = (0..3 * SPEAKERS).map(|number| {
         let (tokens, token) = (Arc::clone(&tokens), token(number % SPEAKERS, expires));
-        async move { tokens.identify(&token).await }
+        async move { tokens.identify(&token, None).await }
     });
     for identity in join_all(all).await {
         assert_eq!(identity.unwrap(), Identity::Node("n1".to_owned()));
@@ -186,6 +192,75 @@ async fn five_thousand_speakers_at_once_are_some_dozens_of_reviews_at_a_time_and
     let took = begun.elapsed();
     let rounds = u32::try_from(SPEAKERS.div_ceil(AT_ONCE)).unwrap();
     assert!(took <= ANSWER * (rounds + 2), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_forged_tokens_is_a_few_reviews_a_second_and_nobody_else_waits() {
+    const FORGERIES: usize = 20_000;
+    let server = Server::default();
+    let tokens = server.tokens();
+    let expires = in_an_hour();
+    let [attacker, node] = ["192.0.2.66", "192.0.2.1"].map(|text| text.parse().ok());
+    let known = token(1, expires);
+    tokens.identify(&known, attacker).await.unwrap();
+    let flood = (0..FORGERIES).map(|number| {
+        let good = token(number, expires);
+        let forged = good.replace(".c2ln", FORGED);
+        let tokens = Arc::clone(&tokens);
+        tokio::spawn(async move { tokens.identify(&forged, attacker).await })
+    });
+    let begun = Instant::now();
+    let flood: Vec<_> = flood.collect();
+    sleep(ANSWER / 2).await;
+    // Another node's speaker comes in as always, and so does who is known on the attacker's own host.
+    let unknown = token(2, expires);
+    let unknown = tokens.identify(&unknown, node);
+    timeout(ANSWER * 4, unknown).await.unwrap().unwrap();
+    sleep(FRESH).await;
+    let again = tokens.identify(&known, attacker);
+    timeout(ANSWER * 4, again).await.unwrap().unwrap();
+
+    let outcomes = join_all(flood).await.into_iter().map(Result::unwrap);
+    let codes: Vec<tonic::Code> = outcomes.map(|it| it.unwrap_err().code()).collect();
+    let count = |code| codes.iter().filter(|it| **it == code).count();
+    let (refused, crowded) = (
+        count(tonic::Code::Unauthenticated),
+        count(tonic::Code::ResourceExhausted),
+    );
+    assert_eq!(refused + crowded, FORGERIES, "{codes:?}");
+    // Everybody had his answer within PATIENCE and a review.
+    let seconds = PATIENCE.as_secs() / PENALTY.as_secs() + 1;
+    let most = AT_ONCE_OF_ONE * usize::try_from(seconds).unwrap();
+    assert!((1..=most).contains(&refused), "{refused} of at most {most}");
+    assert_eq!(server.asked.load(Ordering::Relaxed), refused + 3);
+    assert!(begun.elapsed() < FRESH * 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_known_stays_so_however_many_tokens_are_made_up() {
+    let server = Server::default();
+    let tokens = server.tokens();
+    let expires = in_an_hour();
+    let known = token(0, expires);
+    tokens.identify(&known, None).await.unwrap();
+    let waiting: Vec<_> = (1..MOST)
+        .map(|number| {
+            tokens
+                .entry(&token(number, expires))
+                .unwrap()
+                .try_lock_owned()
+                .unwrap()
+        })
+        .collect();
+    let refused = tokens.identify(&token(MOST, expires), None).await;
+    assert_eq!(refused.unwrap_err().code(), tonic::Code::ResourceExhausted);
+    server.away.store(true, Ordering::Relaxed);
+    sleep(FRESH).await;
+    tokens.identify(&known, None).await.unwrap();
+    drop(waiting);
+    server.away.store(false, Ordering::Relaxed);
+    sleep(PAUSE).await;
+    tokens.identify(&token(MOST, expires), None).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
