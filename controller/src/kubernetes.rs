@@ -270,7 +270,12 @@ impl Work {
             identity.clone(),
             Handle::current(),
         );
-        let cluster = Cluster::new(self.client.clone(), &self.namespace, self.source);
+        let cluster = Cluster::new(
+            self.client.clone(),
+            &self.namespace,
+            identity.clone(),
+            self.source,
+        );
         let published = cluster.subscribe();
         let projections = Projections::new(
             self.client.clone(),

@@ -1,7 +1,9 @@
 //! The last good version of every object, kept in the API server for the next leader.
 //!
 //! ConfigMap `routeshare-accepted`: one compressed JSON document, written by compare-and-swap, and only
-//! when it changes. Of nodes it has only those of which another version is in force than the newest.
+//! when it changes. What another process wrote is replaced only by who was seen to hold the Lease after that,
+//! and every leader begins with writing it: so one that has slept through its own end changes nothing of
+//! its successor's. Of nodes it has only those of which another version is in force than the newest.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -9,11 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crd::Kind;
-use crd::names::{ACCEPTED, FIELD_MANAGER, MANAGED_BY_LABEL};
+use crd::names::{ACCEPTED, FIELD_MANAGER, LEASE, MANAGED_BY_LABEL};
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use k8s_openapi::ByteString;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
@@ -56,19 +59,38 @@ pub(super) enum AcceptedError {
          every object is right as it is, delete it"
     )]
     Unreadable { why: String },
+    #[error(
+        "ConfigMap {ACCEPTED} was written by another controller, and is not written before it is seen that \
+         this one has the Lease {LEASE}: {why}"
+    )]
+    NotLeading { why: String },
 }
 
 /// Where it is kept.
 pub(super) struct Keeper {
     maps: Api<ConfigMap>,
-    /// As it is there, with its resourceVersion; none before it was read, and after an error.
-    stored: Option<(Accepted, Option<String>)>,
+    leases: Api<Lease>,
+    /// Who this process is in the Lease.
+    identity: String,
+    /// As it is there; none before it was read, and after an error.
+    stored: Option<Stored>,
+}
+
+#[derive(Default)]
+struct Stored {
+    accepted: Accepted,
+    /// Its resourceVersion; none when there is none.
+    version: Option<String>,
+    /// This process wrote it.
+    is_ours: bool,
 }
 
 impl Keeper {
-    pub(super) fn new(client: Client, namespace: &str) -> Keeper {
+    pub(super) fn new(client: Client, namespace: &str, identity: String) -> Keeper {
         Keeper {
-            maps: Api::namespaced(client, namespace),
+            maps: Api::namespaced(client.clone(), namespace),
+            leases: Api::namespaced(client, namespace),
+            identity,
             stored: None,
         }
     }
@@ -76,14 +98,19 @@ impl Keeper {
     /// What is there; nothing when there never was anything.
     pub(super) async fn read(&mut self) -> Result<Accepted, AcceptedError> {
         let map = answer("read", self.maps.get_opt(ACCEPTED)).await?;
-        let (accepted, version) = match map {
+        let stored = match map {
             Some(map) => {
-                let version = map.metadata.resource_version.clone();
-                (unpack(&map)?, version)
+                let (accepted, writer) = unpack(&map)?;
+                Stored {
+                    accepted,
+                    version: map.metadata.resource_version,
+                    is_ours: writer == self.identity,
+                }
             }
-            None => (Accepted::default(), None),
+            None => Stored::default(),
         };
-        self.stored = Some((accepted.clone(), version));
+        let accepted = stored.accepted.clone();
+        self.stored = Some(stored);
         Ok(accepted)
     }
 
@@ -92,12 +119,16 @@ impl Keeper {
         if self.stored.is_none() {
             self.read().await?; // after an error it is not known what is there
         }
-        let (stored, version) = self.stored.take().unwrap_or_default();
-        if stored == *accepted && version.is_some() {
-            self.stored = Some((stored, version));
+        let stored = self.stored.take().unwrap_or_default();
+        if stored.accepted == *accepted && stored.is_ours {
+            self.stored = Some(stored);
             return Ok(());
         }
-        let map = pack(accepted, version.clone());
+        if !stored.is_ours {
+            self.must_lead().await?;
+        }
+        let version = stored.version;
+        let map = pack(accepted, &self.identity, version.clone());
         let parameters = PostParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PostParams::default()
@@ -109,8 +140,29 @@ impl Keeper {
             }
             None => answer("create", self.maps.create(&parameters, &map)).await?,
         };
-        self.stored = Some((accepted.clone(), written.metadata.resource_version));
+        self.stored = Some(Stored {
+            accepted: accepted.clone(),
+            version: written.metadata.resource_version,
+            is_ours: true,
+        });
         Ok(())
+    }
+
+    /// A process that has lost the Lease never holds it again.
+    async fn must_lead(&self) -> Result<(), AcceptedError> {
+        let lease = timeout(REQUEST, self.leases.get(LEASE)).await;
+        let lease = match lease {
+            Ok(lease) => lease.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", REQUEST.as_secs())),
+        };
+        let holder = lease.map(|lease| lease.spec.unwrap_or_default().holder_identity);
+        match holder {
+            Ok(Some(holder)) if holder == self.identity => Ok(()),
+            Ok(holder) => Err(AcceptedError::NotLeading {
+                why: format!("{} holds it", holder.as_deref().unwrap_or("nobody")),
+            }),
+            Err(why) => Err(AcceptedError::NotLeading { why }),
+        }
     }
 }
 
@@ -127,6 +179,9 @@ async fn answer<T>(
 #[derive(Serialize, Deserialize)]
 struct Document {
     format: u32,
+    /// Which process wrote it; older controllers did not say.
+    #[serde(default)]
+    writer: String,
     objects: Vec<Entry>,
     nodes: Vec<api::Node>,
     /// Kind to uid.
@@ -141,7 +196,7 @@ struct Entry {
     good: Good,
 }
 
-fn pack(accepted: &Accepted, version: Option<String>) -> ConfigMap {
+fn pack(accepted: &Accepted, writer: &str, version: Option<String>) -> ConfigMap {
     let objects = accepted.objects.iter().map(|((kind, name), good)| Entry {
         kind: kind.name().to_owned(),
         name: name.clone(),
@@ -151,6 +206,7 @@ fn pack(accepted: &Accepted, version: Option<String>) -> ConfigMap {
     let definitions = definitions.map(|(kind, uid)| (kind.name().to_owned(), uid.clone()));
     let document = Document {
         format: FORMAT,
+        writer: writer.to_owned(),
         objects: objects.collect(),
         nodes: accepted
             .nodes
@@ -175,11 +231,12 @@ fn pack(accepted: &Accepted, version: Option<String>) -> ConfigMap {
     }
 }
 
-fn unpack(map: &ConfigMap) -> Result<Accepted, AcceptedError> {
+/// What is in it, and who wrote it.
+fn unpack(map: &ConfigMap) -> Result<(Accepted, String), AcceptedError> {
     let unreadable = |why: String| AcceptedError::Unreadable { why };
     let packed = map.binary_data.as_ref().and_then(|data| data.get(ENTRY));
     let Some(packed) = packed else {
-        return Ok(Accepted::default()); // made by an installation, empty
+        return Ok(Default::default()); // made by an installation, empty
     };
     let mut json = Vec::new();
     let unpacked = GzDecoder::new(packed.0.as_slice())
@@ -211,7 +268,7 @@ fn unpack(map: &ConfigMap) -> Result<Accepted, AcceptedError> {
             accepted.definitions.insert(kind, uid);
         }
     }
-    Ok(accepted)
+    Ok((accepted, document.writer))
 }
 
 #[cfg(test)]
@@ -237,15 +294,16 @@ mod tests {
             nodes: [("a".to_owned(), Arc::new(node))].into(),
             definitions: [(Kind::Peer, "d".to_owned())].into(),
         };
-        let map = pack(&accepted, Some("7".to_owned()));
+        let map = pack(&accepted, "a_1", Some("7".to_owned()));
         assert_eq!(map.metadata.resource_version.as_deref(), Some("7"));
-        assert_eq!(unpack(&map).unwrap(), accepted);
-        assert_eq!(unpack(&ConfigMap::default()).unwrap(), Accepted::default());
+        assert_eq!(unpack(&map).unwrap(), (accepted, "a_1".to_owned()));
+        let nothing = unpack(&ConfigMap::default()).unwrap();
+        assert_eq!(nothing, (Accepted::default(), String::new()));
     }
 
     #[test]
     fn what_a_newer_controller_wrote_is_not_touched() {
-        let mut map = pack(&Accepted::default(), None);
+        let mut map = pack(&Accepted::default(), "a_1", None);
         let json = br#"{"format":2,"objects":[],"nodes":[],"definitions":{}}"#;
         let mut packed = GzEncoder::new(Vec::new(), Compression::default());
         packed.write_all(json).unwrap();

@@ -93,15 +93,17 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// One that has not begun to look; what it finds is published in `state`.
+    /// One that has not begun to look; what it finds is published in `state`. `identity` is who this
+    /// process is in the Lease.
     pub(crate) fn new(
         client: Client,
         namespace: &str,
+        identity: String,
         state: watch::Sender<SourceState>,
     ) -> Cluster {
         let objects = WRITTEN_BY_USERS.map(|kind| (kind, Mirror::default()));
         Cluster {
-            keeper: Keeper::new(client.clone(), namespace),
+            keeper: Keeper::new(client.clone(), namespace, identity),
             client,
             nodes: Mirror::default(),
             objects: objects.into(),
