@@ -17,6 +17,7 @@
 
 mod lease;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
@@ -45,8 +46,10 @@ const GIVES_UP: Duration = Duration::from_secs(7);
 const STREAMS_END: Duration = Duration::from_secs(90);
 /// After an attempt that failed.
 const RETRY: Duration = Duration::from_millis(500);
-/// No request about the Lease may take longer.
+/// No request about the Lease may take longer, so that one that is lost leaves time for others.
 const REQUEST: Duration = Duration::from_secs(2);
+/// Where the API server is slow for everybody, it may take up to this: otherwise nobody could lead.
+const SLOW_REQUEST: Duration = Duration::from_secs(5);
 /// The longest pause between two attempts to watch the Lease.
 const WATCH_AGAIN: Duration = Duration::from_secs(2);
 
@@ -85,8 +88,8 @@ enum Failure {
     /// Somebody has changed it since we read it.
     #[error("somebody else has changed it")]
     Conflict,
-    #[error("the API server did not answer within {} s", REQUEST.as_secs())]
-    Timeout,
+    #[error("the API server did not answer within {} s", .0.as_secs())]
+    Timeout(Duration),
     #[error(transparent)]
     Api(kube::Error),
 }
@@ -95,6 +98,7 @@ enum Failure {
 pub(crate) struct Elector {
     candidate: Candidate,
     leases: Api<Lease>,
+    patience: Patience,
     standing: watch::Sender<Standing>,
     /// The Lease as last seen, and when it changed; none before it was seen, and when there is none.
     observed: Option<Observed>,
@@ -106,6 +110,7 @@ impl Elector {
         Elector {
             candidate,
             leases,
+            patience: Patience::default(),
             standing: watch::Sender::new(Standing::Standby { leader: None }),
             observed: None,
         }
@@ -368,33 +373,61 @@ impl Elector {
     }
 
     async fn get(&self) -> Result<Option<Lease>, Failure> {
-        answer(self.leases.get_opt(self.candidate.lease())).await
+        let lease = self.leases.get_opt(self.candidate.lease());
+        self.patience.answer(lease).await
     }
 
     async fn put(&self, lease: &Lease) -> Result<Lease, Failure> {
         let parameters = kube::api::PostParams::default();
-        answer(
-            self.leases
-                .replace(self.candidate.lease(), &parameters, lease),
-        )
-        .await
+        let name = self.candidate.lease();
+        let replaced = self.leases.replace(name, &parameters, lease);
+        self.patience.answer(replaced).await
     }
 
     async fn create(&self) -> Result<Lease, Failure> {
         let parameters = kube::api::PostParams::default();
-        answer(self.leases.create(&parameters, &self.candidate.new_lease())).await
+        let lease = self.candidate.new_lease();
+        let created = self.leases.create(&parameters, &lease);
+        self.patience.answer(created).await
     }
 }
 
-async fn answer<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
-    match timeout(REQUEST, request).await {
-        Ok(Ok(answer)) => Ok(answer),
-        // 409 for one that has changed and for one that is there already; 404 for one that is gone.
-        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
-            Err(Failure::Conflict)
+/// How long an answer is waited for: longer after each that did not come in time, until they are quick
+/// again.
+#[derive(Default)]
+struct Patience {
+    /// Answers in a row that were late, up to where it makes no difference.
+    late: AtomicU32,
+}
+
+impl Patience {
+    fn limit(&self) -> Duration {
+        let doubled = 1_u32 << self.late.load(Ordering::Relaxed).min(8);
+        REQUEST.saturating_mul(doubled).min(SLOW_REQUEST)
+    }
+
+    async fn answer<T>(
+        &self,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Failure> {
+        let (begun, limit) = (Instant::now(), self.limit());
+        let answer = timeout(limit, request).await;
+        let late = self.late.load(Ordering::Relaxed);
+        let late = match answer {
+            Err(_) => late.saturating_add(1),
+            Ok(_) if begun.elapsed() < REQUEST / 2 => 0,
+            Ok(_) => late,
+        };
+        self.late.store(late, Ordering::Relaxed);
+        match answer {
+            Ok(Ok(answer)) => Ok(answer),
+            // 409 for one that has changed and for one that is there already; 404 for one that is gone.
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
+                Err(Failure::Conflict)
+            }
+            Ok(Err(error)) => Err(Failure::Api(error)),
+            Err(_) => Err(Failure::Timeout(limit)),
         }
-        Ok(Err(error)) => Err(Failure::Api(error)),
-        Err(_) => Err(Failure::Timeout),
     }
 }
 

@@ -8,18 +8,28 @@ use tonic::codegen::http;
 
 use super::*;
 
-/// An API server with one Lease, which can be away: then nobody gets an answer.
+/// An API server with one Lease. It can be away, so that nobody gets an answer, and slow.
 #[derive(Clone, Default)]
 struct Server {
     lease: Arc<Mutex<Option<serde_json::Value>>>,
     version: Arc<AtomicU64>,
     away: Arc<AtomicBool>,
+    /// Milliseconds until its answer, also where nobody waits for that any more.
+    slow: Arc<AtomicU64>,
 }
 
 impl Server {
     fn leases(&self) -> Api<Lease> {
         let server = self.clone();
-        let service = tower::service_fn(move |request| server.clone().answer(request));
+        let service = tower::service_fn(move |request| {
+            let server = server.clone();
+            let slow = Duration::from_millis(server.slow.load(Ordering::Relaxed));
+            let answer = tokio::spawn(server.answer(request));
+            async move {
+                tokio::time::sleep(slow).await;
+                answer.await.unwrap()
+            }
+        });
         Api::namespaced(Client::new(service, "routeshare"), "routeshare")
     }
 
@@ -59,16 +69,29 @@ impl Server {
             ),
             _ => {
                 let mut sent: serde_json::Value = serde_json::from_slice(&sent).unwrap();
+                let there = lease.as_ref().map(|it| &it["metadata"]["resourceVersion"]);
+                if parts.method == http::Method::PUT
+                    && there != Some(&sent["metadata"]["resourceVersion"])
+                {
+                    let conflict = serde_json::json!({
+                        "kind": "Status", "status": "Failure", "reason": "Conflict", "code": 409,
+                    });
+                    return Ok(response(409, &conflict));
+                }
                 let version = self.version.fetch_add(1, Ordering::Relaxed) + 1;
                 sent["metadata"]["resourceVersion"] = version.to_string().into();
                 *lease = Some(sent.clone());
                 (200, sent)
             }
         };
-        let answer = serde_json::to_vec(&answer).unwrap();
-        let response = http::Response::builder().status(code);
-        Ok(response.body(Body::from(answer)).unwrap())
+        Ok(response(code, &answer))
     }
+}
+
+fn response(code: u16, answer: &serde_json::Value) -> http::Response<Body> {
+    let answer = serde_json::to_vec(answer).unwrap();
+    let response = http::Response::builder().status(code);
+    response.body(Body::from(answer)).unwrap()
 }
 
 /// When `standing` comes to be so, from `begun` on.
@@ -109,12 +132,42 @@ async fn a_leader_that_is_cut_off_decides_nothing_soon_and_lets_its_speakers_go_
     let gone = after(&mut standing, begun, alone).await;
     let limit = GIVES_UP + STREAMS_END;
     // It is looked at with each attempt to renew.
-    let late = limit + REQUEST + RETRY;
+    let late = limit + SLOW_REQUEST + RETRY;
     assert!(early(gone, limit) && gone <= late, "let go after {gone:?}");
 
     server.away.store(false, Ordering::Relaxed);
     let back = after(&mut standing, Instant::now(), Standing::Leading).await;
-    assert!(back <= REQUEST + RETRY, "leading again after {back:?}");
+    assert!(back <= SLOW_REQUEST + RETRY, "leading again after {back:?}");
+    resign.cancel();
+    end.cancel();
+    run.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_takes_seconds_for_every_answer_has_a_leader_all_the_same() {
+    let server = Server::default();
+    server.slow.store(3_000, Ordering::Relaxed);
+    let candidate = Candidate::new("controller-1".to_owned(), "192.0.2.1:7443".to_owned());
+    let elector = Elector::new(candidate, server.leases());
+    let mut standing = elector.standing();
+    let (resign, end) = (CancellationToken::new(), CancellationToken::new());
+    let run = tokio::spawn(elector.run(resign.clone(), end.clone()));
+    let minute = Duration::from_secs(60);
+    let took = after(&mut standing, Instant::now(), Standing::Leading).await;
+    assert!(took < minute, "{took:?}");
+    // It stays so, also when it is quick for a while and slow again.
+    for slow in [3_000, 10, 900, 1_900] {
+        server.slow.store(slow, Ordering::Relaxed);
+        let changed = timeout(
+            10 * minute,
+            standing.wait_for(|it| *it != Standing::Leading),
+        );
+        assert!(changed.await.is_err(), "answers after {slow} ms");
+    }
+    // Where it becomes slow all at once, it decides nothing for some seconds at most.
+    server.slow.store(3_000, Ordering::Relaxed);
+    tokio::time::sleep(minute).await;
+    assert_eq!(*standing.borrow(), Standing::Leading);
     resign.cancel();
     end.cancel();
     run.await.unwrap().unwrap();
