@@ -19,10 +19,12 @@
 
 mod feedback;
 mod slots;
+mod trouble;
 mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::bail;
@@ -37,10 +39,11 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 pub(crate) use self::feedback::Feedback;
 use self::slots::{Answer, Slots, Step};
+use self::trouble::{Failure, Trouble, What};
 use self::wanted::Released;
 use self::wanted::Wanted;
 use crate::reconcile::View;
@@ -51,8 +54,6 @@ use crate::store::kubernetes::WriterCheck;
 const CONCURRENCY: usize = 16;
 /// How long a request may take. What is slower counts as unclear.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What failed is tried again after this.
-const RETRY: Duration = Duration::from_secs(1);
 /// Answers and events are taken together for so long.
 const SETTLE: Duration = Duration::from_millis(20);
 
@@ -70,8 +71,8 @@ pub(crate) struct Projections {
     slots: Slots,
     /// The uid of Nodes whose podCIDRs were written.
     written: BTreeMap<String, String>,
-    /// Something failed; try again then.
-    retry: Option<Instant>,
+    /// What failed.
+    trouble: Trouble,
 }
 
 impl Projections {
@@ -91,7 +92,7 @@ impl Projections {
             released: watch::Sender::default(),
             slots: Slots::default(),
             written: BTreeMap::new(),
-            retry: None,
+            trouble: Trouble::default(),
         }
     }
 
@@ -113,7 +114,7 @@ impl Projections {
         let events = watcher(self.objects.clone(), watcher::Config::default());
         let mut events = std::pin::pin!(events.default_backoff());
         loop {
-            let retry = self.retry;
+            let retry = self.trouble.next(Instant::now());
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 event = events.next() => {
@@ -130,7 +131,7 @@ impl Projections {
                 },
                 () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {}
             }
-            if self.slots.is_complete() {
+            if self.slots.is_complete() && !self.trouble.is_of_all(Instant::now()) {
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
                     done = self.pass() => done?,
@@ -155,7 +156,6 @@ impl Projections {
 
     /// Brings everything as far as it can be brought now.
     async fn pass(&mut self) -> anyhow::Result<()> {
-        self.retry = None;
         let (wanted, pod_cidrs) = {
             let (view, nodes) = (
                 self.view.borrow_and_update(),
@@ -170,13 +170,16 @@ impl Projections {
         self.carry_out(first).await;
         // The versions that are replaced now were all seen before the check.
         let (_, second) = self.steps(&wanted);
+        let now = Instant::now();
         let pod_cidrs: Vec<_> = pod_cidrs
             .into_iter()
             .filter(|(node, (uid, _))| self.written.get(node) != Some(uid))
+            .filter(|(node, _)| self.trouble.may(What::PodCidrs, node, now))
             .collect();
-        if !second.is_empty() || !pod_cidrs.is_empty() {
+        let is_left = !second.is_empty() || !pod_cidrs.is_empty();
+        if is_left && !self.trouble.is_of_all(now) {
             if !self.still_leads().await? {
-                self.fail();
+                self.trouble.all_failed(None, Instant::now());
                 return Ok(());
             }
             self.carry_out(second).await;
@@ -189,7 +192,9 @@ impl Projections {
     /// What to do now: first what only looks or makes empty objects, then the rest.
     fn steps(&self, wanted: &Wanted) -> (Steps, Steps) {
         let all: BTreeSet<&String> = self.slots.nodes().chain(wanted.nodes.keys()).collect();
-        let steps = all.into_iter().filter_map(|node| {
+        let now = Instant::now();
+        let may = |node: &&String| self.trouble.may(What::NodeSubnets, node, now);
+        let steps = all.into_iter().filter(may).filter_map(|node| {
             let slot = self.slots.get(node);
             let step = slot.step(wanted.nodes.get(node), wanted.since)?;
             Some((node.clone(), step))
@@ -214,22 +219,41 @@ impl Projections {
 
     async fn carry_out(&mut self, steps: Steps) {
         let objects = self.objects.clone();
+        let is_answered = AtomicBool::new(true);
         let requests = steps.into_iter().map(|(node, step)| {
-            let objects = objects.clone();
+            let (objects, is_answered) = (objects.clone(), &is_answered);
             async move {
-                let answer = timeout(PATIENCE, request(&objects, &node, &step)).await;
-                let answer = answer.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-                (node, step, answer)
+                // What was not sent yet need not be when the API server answers nobody.
+                if !is_answered.load(Ordering::Relaxed) {
+                    return None;
+                }
+                let answer = in_time(request(&objects, &node, &step)).await;
+                if matches!(answer, Err(Failure::Server(..))) {
+                    is_answered.store(false, Ordering::Relaxed);
+                }
+                Some((node, step, answer))
             }
         });
         let mut answers = futures::stream::iter(requests).buffer_unordered(CONCURRENCY);
-        while let Some((node, step, answer)) = answers.next().await {
-            let answer = answer.unwrap_or_else(|error| {
-                warn!(node, error, "cannot write NodeSubnets; it is tried again");
-                Answer::Unclear
-            });
-            if matches!(answer, Answer::Conflict | Answer::Unclear) {
-                self.retry = Some(Instant::now() + RETRY);
+        while let Some(answered) = answers.next().await {
+            let Some((node, step, answer)) = answered else {
+                continue;
+            };
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(failure) => {
+                    self.trouble(What::NodeSubnets, &node, failure);
+                    self.slots.answered(&node, &step, Answer::Unclear);
+                    continue;
+                }
+            };
+            match answer {
+                Answer::Conflict => {
+                    let now = Instant::now();
+                    self.trouble.failed(What::NodeSubnets, &node, now);
+                }
+                _ if step != Step::Read => self.trouble.written(What::NodeSubnets, &node),
+                _ => {}
             }
             self.slots.answered(&node, &step, answer);
         }
@@ -237,9 +261,13 @@ impl Projections {
 
     async fn write_pod_cidrs(&mut self, wanted: Vec<(String, (String, Vec<IpNetwork>))>) {
         let nodes = self.nodes.clone();
+        let is_answered = AtomicBool::new(true);
         let requests = wanted.into_iter().map(|(node, (uid, cidrs))| {
-            let nodes = nodes.clone();
+            let (nodes, is_answered) = (nodes.clone(), &is_answered);
             async move {
+                if !is_answered.load(Ordering::Relaxed) {
+                    return None;
+                }
                 let patch = serde_json::json!({
                     "metadata": { "uid": uid },
                     "spec": { "podCIDR": cidrs[0], "podCIDRs": cidrs },
@@ -249,26 +277,57 @@ impl Projections {
                     ..PatchParams::default()
                 };
                 let patch = Patch::Merge(patch);
-                let answer = nodes.patch_metadata(&node, &parameters, &patch);
-                let answer = match timeout(PATIENCE, answer).await {
-                    Ok(answer) => answer.map(drop).map_err(|error| error.to_string()),
-                    Err(_) => Err("no answer in time".to_owned()),
-                };
-                (node, uid, cidrs, answer)
+                let answer = in_time(async {
+                    let answer = nodes.patch_metadata(&node, &parameters, &patch).await;
+                    answer.map(drop).map_err(|error| Failure::of(&error))
+                });
+                let answer = answer.await;
+                if matches!(answer, Err(Failure::Server(..))) {
+                    is_answered.store(false, Ordering::Relaxed);
+                }
+                Some((node, uid, cidrs, answer))
             }
         });
         let mut answers = futures::stream::iter(requests).buffer_unordered(CONCURRENCY);
-        while let Some((node, uid, cidrs, answer)) = answers.next().await {
+        while let Some(answered) = answers.next().await {
+            let Some((node, uid, cidrs, answer)) = answered else {
+                continue;
+            };
             match answer {
                 Ok(()) => {
                     debug!(node, ?cidrs, "podCIDRs written");
+                    self.trouble.written(What::PodCidrs, &node);
                     self.written.insert(node, uid);
                 }
-                Err(error) => {
-                    // Gone, replaced, or given podCIDRs by somebody else: the watch of Nodes says so.
-                    info!(node, error, "podCIDRs are not written; it is tried again");
-                    self.retry = Some(Instant::now() + RETRY);
+                // Where the Node is gone, replaced, or given podCIDRs by somebody else, its watch says so.
+                Err(failure) => self.trouble(What::PodCidrs, &node, failure),
+            }
+        }
+    }
+
+    /// Something was not written.
+    fn trouble(&mut self, what: What, node: &str, failure: Failure) {
+        let now = Instant::now();
+        match failure {
+            Failure::This(error) => {
+                warn!(
+                    node,
+                    ?what,
+                    error,
+                    "the API server refuses a write; it is tried again"
+                );
+                self.trouble.failed(what, node, now);
+            }
+            Failure::Server(asked, error) => {
+                if !self.trouble.is_of_all(now) {
+                    warn!(
+                        node,
+                        ?what,
+                        error,
+                        "nothing can be written of nodes; it is tried again"
+                    );
                 }
+                self.trouble.all_failed(asked, now);
             }
         }
     }
@@ -291,14 +350,18 @@ impl Projections {
             changed
         });
     }
+}
 
-    fn fail(&mut self) {
-        self.retry = Some(Instant::now() + RETRY);
-    }
+/// An answer, if it comes in time.
+async fn in_time<T>(answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let late = |_| Failure::Server(None, format!("no answer within {} s", PATIENCE.as_secs()));
+    timeout(PATIENCE, answer)
+        .await
+        .unwrap_or_else(|it| Err(late(it)))
 }
 
 /// One request; an error means that nobody knows what came of it.
-async fn request(objects: &Api<NodeSubnets>, node: &str, step: &Step) -> Result<Answer, String> {
+async fn request(objects: &Api<NodeSubnets>, node: &str, step: &Step) -> Result<Answer, Failure> {
     let parameters = PostParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PostParams::default()
@@ -332,6 +395,14 @@ async fn request(objects: &Api<NodeSubnets>, node: &str, step: &Step) -> Result<
         Err(kube::Error::Api(status)) if status.code == 404 && *step != Step::Create => {
             Ok(Answer::Absent)
         }
-        Err(error) => Err(error.to_string()),
+        // The kind is not there, for any node.
+        Err(error) if *step == Step::Create && is_not_found(&error) => {
+            Err(Failure::Server(None, error.to_string()))
+        }
+        Err(error) => Err(Failure::of(&error)),
     }
+}
+
+fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
 }
