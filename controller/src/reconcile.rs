@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use api::SubnetSource;
 use ipam::Millis;
-use ipam::numbers;
+use ipam::numbers::{self, NumberLease};
 use ipam::pool::{self, Desired, Family, Ledger, State, Use, Wish};
 use ipnetwork::IpNetwork;
 use proto::controller::v1 as pb;
@@ -54,6 +54,8 @@ pub(crate) struct View {
     pub(crate) nodes: BTreeMap<String, NodeView>,
     /// Every subnet given out.
     pub(crate) ledger: Ledger,
+    /// Every AS number given out, by the key it is kept under.
+    pub(crate) numbers: BTreeMap<String, NumberLease>,
     /// How full the pools are, by name.
     pub(crate) pools: BTreeMap<String, Vec<Use>>,
     /// The configuration of each node that has one.
@@ -524,6 +526,7 @@ impl Reconciler {
             loaded: Some(Arc::clone(loaded)),
             nodes,
             ledger: self.contents.ledger.clone(),
+            numbers: self.contents.numbers.clone(),
             pools: pools.collect(),
             configs: planned.configs.clone(),
             store_error: String::new(),

@@ -336,3 +336,120 @@ fn a_ledger_that_is_lost_is_written_again_or_rebuilt_and_a_damaged_one_is_refuse
         Ok(())
     });
 }
+
+/// Two nodes with one number would refuse each other's routes.
+#[test]
+fn a_ledger_that_is_rebuilt_knows_who_has_which_as_number() {
+    let cluster = Cluster::start().unwrap();
+    install(&cluster, 3600, &["10.64.0.0/24"]);
+    let fabric = |range: &str| {
+        let patch = format!(
+            r#"{{"spec":{{"asn":{{"value":null,"perNode":{{"range":"{range}"}}}},"topology":"ToR"}}}}"#
+        );
+        let fabric = ["patch", "fabric", "fabric", "--type=merge", "-p", &patch];
+        cluster.kubectl(&fabric).unwrap();
+    };
+    fabric("65001-65009");
+    let mut first = controller(&cluster, 1);
+    let numbers = |names: &[&str]| {
+        wait_for("AS numbers", PATIENCE, || {
+            let objects: Api<NodeSubnets> = Api::all(cluster.client());
+            let mut numbers = BTreeMap::new();
+            for name in names {
+                let object = cluster.block_on(objects.get_opt(name))?;
+                let object = object.with_context(|| format!("no NodeSubnets {name}"))?;
+                let given = object.spec.given_asn;
+                let given = given.with_context(|| format!("{name} has no number"))?;
+                ensure!(given.to == format!("node/{name}"), "{given:?}");
+                numbers.insert((*name).to_owned(), given.asn);
+            }
+            Ok(numbers)
+        })
+    };
+    // In this order: the numbers are not in that of the names.
+    let names = ["c", "b", "a"];
+    for (name, number) in names.into_iter().zip(1..) {
+        create(&cluster, name, number);
+        numbers(&[name]);
+    }
+    let before = numbers(&names);
+    assert_eq!(before["c"], 65001, "{before:?}");
+    // One that no Pool selects has a number all the same.
+    let selects = r#"{"spec":{"nodeSelector":{"matchLabels":{"pods":"yes"}}}}"#;
+    let patch = ["patch", "pool", "pods", "--type=merge", "-p", selects];
+    cluster.kubectl(&patch).unwrap();
+    create(&cluster, "d", 4);
+    let before = numbers(&["a", "b", "c", "d"]);
+
+    first.stop().unwrap();
+    let maps: Api<ConfigMap> = Api::namespaced(cluster.client(), names::NAMESPACE);
+    cluster
+        .block_on(maps.delete(names::LEDGER, &DeleteParams::default()))
+        .unwrap();
+    delete(&cluster, "b");
+    let second = controller(&cluster, 2);
+    create(&cluster, "0-first-by-name", 5);
+    let new = numbers(&["0-first-by-name"]);
+    assert!(second.log().contains("the ledger was lost; it is rebuilt"));
+    let after = numbers(&["a", "c", "d"]);
+    for (name, number) in &after {
+        assert_eq!(before[name], *number, "{name}: {before:?}, {after:?}");
+    }
+    let given = new["0-first-by-name"];
+    assert!(
+        !before.values().any(|it| *it == given),
+        "{before:?}, {new:?}"
+    );
+}
+
+/// As an upgrade of the definitions by deleting them would.
+#[test]
+fn a_definition_of_node_subnets_that_is_gone_keeps_nobody_busy_and_comes_back_filled() {
+    const NODES: u8 = 30;
+    let cluster = Cluster::start().unwrap();
+    install(&cluster, 3600, &["10.64.0.0/16"]);
+    let controller = controller(&cluster, 1);
+    let name = |number: u8| format!("n{number:02}");
+    for number in 1..=NODES {
+        create(&cluster, &name(number), number);
+    }
+    let all = || -> anyhow::Result<BTreeMap<String, Vec<(String, State)>>> {
+        let of = |number| Ok((name(number), subnets(&cluster, &name(number))?));
+        (1..=NODES).map(of).collect()
+    };
+    let before = wait_for("all objects", PATIENCE, || {
+        let all = all()?;
+        ensure!(all.values().all(|subnets| subnets.len() == 1), "{all:?}");
+        Ok(all)
+    });
+    let seen = controller.log().len();
+    cluster
+        .kubectl(&["delete", "crd", "nodesubnets.routeshare.io"])
+        .unwrap();
+    controller.wait_until_it_says("nothing can be written of nodes", seen);
+    // It asks again after ever longer pauses, and not once for every node.
+    let asked = || {
+        let requests = cluster.block_on(cluster.requests())?;
+        anyhow::Ok(requests.get("POST nodesubnets").copied().unwrap_or(0))
+    };
+    let begun = asked().unwrap();
+    let says = || {
+        controller.log()[seen..]
+            .matches("nothing can be written")
+            .count()
+    };
+    let times = says();
+    wait_for("three more attempts", PATIENCE, || {
+        ensure!(says() >= times + 3, "{} attempts", says());
+        Ok(())
+    });
+    let requests = asked().unwrap() - begun;
+    assert!(requests <= 4 * 16, "{requests} requests in four attempts");
+
+    cluster.apply_directory("deploy/crds").unwrap();
+    wait_for("all objects again", PATIENCE, || {
+        let all = all()?;
+        ensure!(all == before, "{all:?}");
+        Ok(())
+    });
+}

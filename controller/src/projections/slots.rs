@@ -64,14 +64,16 @@ impl Slot {
         if self.doubtful {
             return Some(Step::Read);
         }
-        let wanted = wanted.filter(|wanted| !wanted.subnets.is_empty());
+        let wanted = wanted.filter(|wanted| wanted.holds_something());
         match (wanted, &self.object) {
             (None, None) => None,
             (None, Some(object)) => Some(Step::Remove(Box::new(object.clone()))),
             (Some(_), None) => Some(Step::Create),
             (Some(wanted), Some(object)) => {
                 let spec = &object.spec;
-                let same = spec.node_uid == wanted.uid && spec.subnets == wanted.subnets;
+                let same = spec.node_uid == wanted.uid
+                    && spec.subnets == wanted.subnets
+                    && spec.given_asn == wanted.given_asn;
                 // Whoever led before may be about to replace the version it saw; after a write of ours
                 // it cannot.
                 let settled = spec.ledger_generation >= since && self.under_way.is_empty();
@@ -81,6 +83,7 @@ impl Slot {
                 let mut next = object.clone();
                 next.spec.node_uid.clone_from(&wanted.uid);
                 next.spec.subnets.clone_from(&wanted.subnets);
+                next.spec.given_asn.clone_from(&wanted.given_asn);
                 next.spec.ledger_generation = wanted.generation;
                 Some(Step::Write(Box::new(next)))
             }
@@ -105,9 +108,12 @@ impl Slot {
     /// Takes in what came of a step.
     pub(super) fn answered(&mut self, step: &Step, answer: Answer) {
         match answer {
-            Answer::There(object) => {
-                if matches!(step, Step::Write(_)) {
+            Answer::There(mut object) => {
+                if let Step::Write(next) = step {
                     self.under_way.clear();
+                    // A definition that is older than this controller does not keep it: then it is not
+                    // written again and again.
+                    object.spec.given_asn.clone_from(&next.spec.given_asn);
                 }
                 // A read shows whatever is newest, and a request that is under way is refused from the
                 // moment on at which the version is another than that it was made from.
@@ -132,7 +138,7 @@ impl Slot {
         let newer = self
             .object
             .as_ref()
-            .is_none_or(|seen| version(&object) >= version(seen));
+            .is_none_or(|seen| version(&object) > version(seen));
         if newer {
             self.object = Some(object);
         }

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bgp::types::Family;
-use crd::{Family as ShownFamily, NodeSubnet, State as Shown};
+use crd::{Family as ShownFamily, GivenAsn, NodeSubnet, State as Shown};
 use ipam::Millis;
 use ipam::pool::{Lease, State};
 use ipnetwork::IpNetwork;
 
 use crate::reconcile::View;
 use crate::source::kubernetes::Nodes;
+use crate::store::NODE_KEY;
 
 /// A subnet that no object shows any more, as its last holder had it.
 pub(super) type Released = (IpNetwork, String, Millis);
@@ -29,10 +30,19 @@ pub(super) struct WantedNode {
     pub(super) uid: String,
     /// What it holds, without what is to be freed. In the order of the addresses.
     pub(super) subnets: Vec<NodeSubnet>,
+    /// The AS number that was given out for it.
+    pub(super) given_asn: Option<GivenAsn>,
     /// Whether something of it is to be freed.
     pub(super) releasing: bool,
     /// The ledger that says so.
     pub(super) generation: i64,
+}
+
+impl WantedNode {
+    /// Whether there is anything to say.
+    pub(super) fn holds_something(&self) -> bool {
+        !self.subnets.is_empty() || self.given_asn.is_some()
+    }
 }
 
 /// What the ledger says of every node that holds something.
@@ -42,25 +52,51 @@ pub(super) fn wanted(view: &View, nodes: &Nodes) -> Wanted {
         nodes: BTreeMap::new(),
         since: i64::try_from(view.leads_since).unwrap_or(i64::MAX),
     };
+    let empty = |node: &str| WantedNode {
+        uid: nodes
+            .get(node)
+            .and_then(|node| node.metadata.uid.clone())
+            .unwrap_or_default(),
+        generation,
+        ..WantedNode::default()
+    };
     for (subnet, lease) in view.ledger.iter() {
-        let node = wanted
-            .nodes
-            .entry(lease.node.clone())
-            .or_insert_with(|| WantedNode {
-                uid: nodes
-                    .get(&lease.node)
-                    .and_then(|node| node.metadata.uid.clone())
-                    .unwrap_or_default(),
-                generation,
-                ..WantedNode::default()
-            });
+        let node = wanted.nodes.entry(lease.node.clone());
+        let node = node.or_insert_with(|| empty(&lease.node));
         if view.due.contains(&subnet) {
             node.releasing = true;
         } else {
             node.subnets.push(shown(subnet, lease));
         }
     }
+    for (node, given) in given_numbers(view) {
+        let wanted = wanted.nodes.entry(node.clone());
+        wanted.or_insert_with(|| empty(&node)).given_asn = Some(given);
+    }
     wanted
+}
+
+/// The AS number that was given out for each node: its own, or its rack's. Who is gone has his own until
+/// that is free.
+fn given_numbers(view: &View) -> BTreeMap<String, GivenAsn> {
+    let mut keys: BTreeMap<String, String> = BTreeMap::new();
+    for key in view.numbers.keys() {
+        if let Some(node) = key.strip_prefix(NODE_KEY) {
+            keys.insert(node.to_owned(), key.clone());
+        }
+    }
+    if let Some(loaded) = &view.loaded {
+        for (name, node) in &loaded.resources.nodes {
+            if let Some(wanted) = plan::wanted_number(&loaded.resources, node) {
+                keys.insert(name.clone(), wanted.key);
+            }
+        }
+    }
+    let given = keys.into_iter().filter_map(|(node, key)| {
+        let asn = view.numbers.get(&key)?.asn.into();
+        Some((node, GivenAsn { asn, to: key }))
+    });
+    given.collect()
 }
 
 fn shown(subnet: IpNetwork, lease: &Lease) -> NodeSubnet {

@@ -27,7 +27,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
-use super::{Contents, StoredResources, Version, hex};
+use super::{Contents, NODE_KEY, StoredResources, Version, hex};
 
 /// Counts up when the form changes so that an older controller must not touch it.
 pub(super) const SCHEMA: u64 = 1;
@@ -188,9 +188,6 @@ struct Subnet {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     free_at: Option<Millis>,
 }
-
-/// What the number of a node begins with; `plan::wanted_numbers` makes the keys.
-const NODE_KEY: &str = "node/";
 
 impl Stored {
     fn of(document: &Document) -> Stored {

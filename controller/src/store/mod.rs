@@ -24,6 +24,9 @@ use serde::{Deserialize, Serialize};
 use file::{FileError, FileStore};
 use kubernetes::{KubernetesStore, LedgerError};
 
+/// What the key of a node's own number begins with; `plan::wanted_numbers` makes the keys.
+pub(crate) const NODE_KEY: &str = "node/";
+
 /// All that is in the store.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Contents {

@@ -3,10 +3,12 @@
 //! What the Nodes' podCIDRs say beyond that is taken over by the reconcile loop, as from any other
 //! allocator.
 
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crd::{NodeSubnets, State as Shown};
+use crd::{GivenAsn, NodeSubnets, State as Shown};
 use ipam::Millis;
+use ipam::numbers::NumberLease;
 use ipam::pool::{Change, Lease, Ledger, State};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ListParams;
@@ -55,10 +57,29 @@ fn merge(mut objects: Vec<NodeSubnets>, now: Millis) -> Rebuilt {
     objects.sort_by_key(|object| std::cmp::Reverse(object.spec.ledger_generation));
     let mut rebuilt = Rebuilt::default();
     let mut ledger = Ledger::default();
+    let mut given: BTreeMap<u32, String> = BTreeMap::new();
     for object in objects {
         let node = object.metadata.name.unwrap_or_default();
         let generation = u64::try_from(object.spec.ledger_generation).unwrap_or(0);
         rebuilt.generation = rebuilt.generation.max(generation);
+        if let Some(GivenAsn { asn, to }) = object.spec.given_asn
+            && let Ok(asn) = u32::try_from(asn)
+        {
+            let numbers = &mut rebuilt.contents.numbers;
+            match (given.get(&asn), numbers.get(&to)) {
+                (Some(other), _) if *other != to => rebuilt.contradictions.push(format!(
+                    "NodeSubnets {node} says that {to} has AS {asn}, and another that {other} has it"
+                )),
+                (_, Some(other)) if other.asn != asn => rebuilt.contradictions.push(format!(
+                    "NodeSubnets {node} says that {to} has AS {asn}, and another says {}",
+                    other.asn
+                )),
+                _ => {
+                    given.insert(asn, to.clone());
+                    numbers.insert(to, NumberLease { asn, free_at: None });
+                }
+            }
+        }
         for subnet in object.spec.subnets {
             if let Some((held, other)) = ledger.overlapping(subnet.prefix) {
                 rebuilt.contradictions.push(format!(
@@ -169,6 +190,33 @@ mod tests {
         let (_, lease) = rebuilt.contents.ledger.iter().next().unwrap();
         let free_at = 50_000_000 + 3_600_000;
         assert_eq!(lease.state, State::Waiting { free_at });
+    }
+
+    #[test]
+    fn who_was_given_which_as_number_is_known_again_and_nobody_has_anothers() {
+        let with = |node: &str, generation, asn, to: &str| {
+            let mut object = object(node, generation, &[]);
+            let to = to.to_owned();
+            object.spec.given_asn = Some(GivenAsn { asn, to });
+            object
+        };
+        let objects = vec![
+            with("a", 3, 65001, "node/a"),
+            with("b", 9, 65002, "node/b"),
+            with("r1", 4, 65010, "rack/r"),
+            with("r2", 5, 65010, "rack/r"),
+            // Older words about a number that somebody else has now, and about a rack.
+            with("late", 2, 65002, "node/late"),
+            with("r3", 1, 65011, "rack/r"),
+        ];
+        let rebuilt = merge(objects, 77);
+        let numbers = rebuilt.contents.numbers.iter();
+        let numbers: Vec<_> = numbers.map(|(key, it)| (key.as_str(), it.asn)).collect();
+        assert_eq!(
+            numbers,
+            [("node/a", 65001), ("node/b", 65002), ("rack/r", 65010)]
+        );
+        assert_eq!(rebuilt.contradictions.len(), 2);
     }
 
     #[test]

@@ -21,7 +21,7 @@ mod written;
 pub use definition::DefinitionError;
 pub use kind::{KINDS, Kind, WRITTEN_BY_USERS};
 pub use node_status::{NodeState, NodeStatus, Problem, SessionState, SubnetState, Version};
-pub use node_subnets::{Family, NodeSubnet, NodeSubnets, NodeSubnetsSpec, State};
+pub use node_subnets::{Family, GivenAsn, NodeSubnet, NodeSubnets, NodeSubnetsSpec, State};
 pub use written::{SubnetCounts, Written, WrittenStatus};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

@@ -31,6 +31,21 @@ pub struct NodeSubnetsSpec {
     /// Each with the pool it came from; those of a node that is gone stay until they are free.
     #[schemars(length(max = 1024), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["prefix"]))]
     pub subnets: Vec<NodeSubnet>,
+    /// The AS number that was given out for the node; absent where the Fabric or the node names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub given_asn: Option<GivenAsn>,
+}
+
+/// An AS number out of the range of the Fabric.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GivenAsn {
+    /// The AS number.
+    #[schemars(range(min = 1, max = 4_294_967_295_i64))]
+    pub asn: i64,
+    /// To whom it was given: `node/NAME`, or `rack/VALUE` for all nodes of a rack.
+    #[schemars(length(max = 320))]
+    pub to: String,
 }
 
 /// One subnet.

@@ -28,7 +28,9 @@ pub use config::{
     BfdAuthentication, BfdSession, KernelConfig, Masquerade, MasqueradedPool, NamesConfig,
     NodeConfig, PodsConfig, Purpose, Subnet,
 };
-pub use wanted::{WantedNumber, WantedSubnet, fixed_numbers, wanted_numbers, wanted_subnets};
+pub use wanted::{
+    WantedNumber, WantedSubnet, fixed_numbers, wanted_number, wanted_numbers, wanted_subnets,
+};
 
 /// What a plan is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]

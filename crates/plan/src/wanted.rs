@@ -1,6 +1,6 @@
 //! What the controller has to give out before a plan is complete.
 
-use api::{AsnRange, AsnSource, FromNode, Resources, SubnetSource};
+use api::{AsnRange, AsnSource, FromNode, Node, Resources, SubnetSource};
 use bgp::types::{Family, Prefix};
 
 /// A node should have at least one subnet of this family out of this pool.
@@ -59,35 +59,34 @@ pub fn wanted_subnets(resources: &Resources) -> Vec<WantedSubnet> {
 /// Which AS numbers have to be given out, in a fixed order; none unless the Fabric has a range.
 /// Those of [`fixed_numbers`] must not be given out.
 pub fn wanted_numbers(resources: &Resources) -> Vec<WantedNumber> {
-    let nodes = resources
-        .nodes
-        .values()
-        .filter(|node| node.spec.asn.is_none());
-    let mut wanted: Vec<WantedNumber> = match &resources.fabric.spec.asn {
-        AsnSource::Value(_) => Vec::new(),
-        AsnSource::PerNode(per_node) => nodes
-            .map(|node| WantedNumber {
-                key: node_key(&node.metadata.name),
-                range: per_node.range,
-            })
-            .collect(),
-        AsnSource::PerRack(per_rack) => {
-            let Some(range) = per_rack.range else {
-                return Vec::new();
-            };
-            nodes
-                .filter_map(|node| node.metadata.labels.get(&per_rack.label))
-                .filter(|rack| !per_rack.values.contains_key(*rack))
-                .map(|rack| WantedNumber {
-                    key: rack_key(rack),
-                    range,
-                })
-                .collect()
-        }
-    };
+    let nodes = resources.nodes.values();
+    let wanted = nodes.filter_map(|node| wanted_number(resources, node));
+    let mut wanted: Vec<WantedNumber> = wanted.collect();
     wanted.sort_by(|a, b| a.key.cmp(&b.key));
     wanted.dedup();
     wanted
+}
+
+/// The AS number that has to be given out for this node; none where it is named outright.
+pub fn wanted_number(resources: &Resources, node: &Node) -> Option<WantedNumber> {
+    if node.spec.asn.is_some() {
+        return None;
+    }
+    match &resources.fabric.spec.asn {
+        AsnSource::Value(_) => None,
+        AsnSource::PerNode(per_node) => Some(WantedNumber {
+            key: node_key(&node.metadata.name),
+            range: per_node.range,
+        }),
+        AsnSource::PerRack(per_rack) => {
+            let rack = node.metadata.labels.get(&per_rack.label)?;
+            let is_named = per_rack.values.contains_key(rack);
+            Some(WantedNumber {
+                key: rack_key(rack),
+                range: per_rack.range.filter(|_| !is_named)?,
+            })
+        }
+    }
 }
 
 /// AS numbers of the range that must not be given out because a resource says them outright.

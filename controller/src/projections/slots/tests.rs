@@ -1,4 +1,4 @@
-use crd::{Family, State};
+use crd::{Family, GivenAsn, State};
 
 use super::*;
 
@@ -21,6 +21,7 @@ fn wanted(prefixes: &[&str], releasing: bool) -> WantedNode {
     WantedNode {
         uid: "u".to_owned(),
         subnets: prefixes.iter().map(|prefix| subnet(prefix)).collect(),
+        given_asn: None,
         releasing,
         generation: SINCE + 5,
     }
@@ -175,4 +176,36 @@ fn what_was_written_and_read_again_is_not_written_again() {
     assert_eq!(slot.step(Some(node), wanted.since), None);
     slot.answered(&Step::Read, there(serde_json::from_str(&text).unwrap()));
     assert_eq!(slot.step(Some(node), wanted.since), None);
+}
+
+#[test]
+fn a_definition_that_does_not_keep_the_as_number_is_not_written_to_for_ever() {
+    let mut wanted = wanted(&["10.0.0.0/24"], false);
+    wanted.given_asn = Some(GivenAsn {
+        asn: 65001,
+        to: "node/n1".to_owned(),
+    });
+    let mut slot = seen(stored(7, SINCE, &["10.0.0.0/24"]));
+    let Some(write @ Step::Write(_)) = slot.step(Some(&wanted), SINCE) else {
+        panic!("it is not written");
+    };
+    // The API server leaves out what the definition does not have, and the watch says the same.
+    let pruned = || stored(8, SINCE + 5, &["10.0.0.0/24"]);
+    slot.answered(&write, there(pruned()));
+    slot.see(pruned());
+    assert_eq!(slot.step(Some(&wanted), SINCE), None);
+}
+
+#[test]
+fn a_node_with_nothing_but_an_as_number_has_an_object() {
+    let mut wanted = wanted(&[], false);
+    assert_eq!(Slot::default().step(Some(&wanted), SINCE), None);
+    wanted.given_asn = Some(GivenAsn {
+        asn: 65001,
+        to: "node/n1".to_owned(),
+    });
+    assert_eq!(
+        Slot::default().step(Some(&wanted), SINCE),
+        Some(Step::Create)
+    );
 }
