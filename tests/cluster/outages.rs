@@ -1,6 +1,8 @@
 //! The API server or etcd is killed, hangs, forgets: what runs goes on, and afterwards all is as it
 //! should be.
 
+use std::time::{Duration, Instant};
+
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
@@ -15,7 +17,13 @@ use crate::mesh::{self, Pair, SOON, a_node_comes};
 const CUT: &str = "nothing is decided until it is";
 
 /// Goes through an outage which `begin` makes and `end` ends, with a node's crash in the middle.
-fn outage(settings: &Settings<'_>, begin: impl Fn(&Cluster), end: impl Fn(&Cluster)) {
+/// It lasts for `least` at least.
+fn outage(
+    settings: &Settings<'_>,
+    least: Duration,
+    begin: impl Fn(&Cluster),
+    end: impl Fn(&Cluster),
+) {
     let cluster = mesh::cluster(settings);
     let nodes = ["n1", "n2"].map(|name| {
         let number = name[1..].parse().unwrap();
@@ -26,6 +34,7 @@ fn outage(settings: &Settings<'_>, begin: impl Fn(&Cluster), end: impl Fn(&Clust
     let since = pair.since();
 
     let seen = controller.log().len();
+    let begun = Instant::now();
     begin(&cluster);
     controller.wait_until_it_says(CUT, seen);
     pair.nothing_was_lost();
@@ -35,6 +44,11 @@ fn outage(settings: &Settings<'_>, begin: impl Fn(&Cluster), end: impl Fn(&Clust
     // A speaker that starts anew while nobody can tell it anything.
     pair.one.kill().unwrap();
     pair.one.start_again().unwrap();
+    pair.nothing_was_lost();
+    wait_for("the outage to have lasted", 2 * SOON, || {
+        anyhow::ensure!(begun.elapsed() >= least, "{:?}", begun.elapsed());
+        Ok(())
+    });
     pair.nothing_was_lost();
 
     let seen = controller.log().len();
@@ -50,6 +64,7 @@ fn outage(settings: &Settings<'_>, begin: impl Fn(&Cluster), end: impl Fn(&Clust
 fn an_api_server_that_is_killed_stops_changes_and_nothing_else() {
     outage(
         &Settings::default(),
+        Duration::from_secs(60),
         |cluster| cluster.api_server.kill().unwrap(),
         |cluster| cluster.api_server.start_again().unwrap(),
     );
@@ -63,6 +78,7 @@ fn an_etcd_that_is_killed_stops_changes_and_nothing_else() {
     };
     outage(
         &durable,
+        Duration::ZERO,
         |cluster| cluster.etcd.kill().unwrap(),
         |cluster| cluster.etcd.start_again().unwrap(),
     );
@@ -73,6 +89,7 @@ fn an_etcd_that_is_killed_stops_changes_and_nothing_else() {
 fn an_api_server_that_hangs_stops_changes_and_nothing_else() {
     outage(
         &Settings::default(),
+        Duration::ZERO,
         |cluster| cluster.api_server.signal(Signal::SIGSTOP).unwrap(),
         |cluster| cluster.api_server.signal(Signal::SIGCONT).unwrap(),
     );

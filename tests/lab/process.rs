@@ -12,6 +12,9 @@ use nix::unistd::Pid;
 
 use crate::wait::try_wait_for;
 
+/// How long a program may take to end; the machines of the tests are busy.
+const END: Duration = Duration::from_secs(30);
+
 /// Where one of our own programs is: beside the running one, as cargo puts them, or in the directory
 /// that the environment variable `ROUTESHARE_BIN` names.
 ///
@@ -166,14 +169,14 @@ impl Daemon {
     ///
     /// # Errors
     ///
-    /// When it is still there after ten seconds; then it is killed.
+    /// When it is still there after half a minute; then it is killed.
     pub fn stop(&mut self) -> anyhow::Result<()> {
         let Some(mut child) = self.child.take() else {
             return Ok(());
         };
         let id = i32::try_from(child.id()).context("process number out of range")?;
         kill(Pid::from_raw(id), Signal::SIGTERM).context("cannot signal")?;
-        let ended = try_wait_for("the program to end", Duration::from_secs(10), || {
+        let ended = try_wait_for("the program to end", END, || {
             child.try_wait()?.context("still running")
         });
         if let Err(error) = ended {
@@ -192,10 +195,10 @@ impl Daemon {
     ///
     /// # Errors
     ///
-    /// When it is still there after ten seconds.
+    /// When it is still there after half a minute.
     pub fn wait_for_end(&mut self) -> anyhow::Result<()> {
         if let Some(child) = &mut self.child {
-            try_wait_for("the program to end", Duration::from_secs(10), || {
+            try_wait_for("the program to end", END, || {
                 child.try_wait()?.context("still running")
             })?;
             self.child = None;

@@ -162,7 +162,7 @@ impl<'a> Speaker<'a> {
     ///
     /// # Errors
     ///
-    /// When it does not end in ten seconds.
+    /// When it does not end in half a minute.
     pub fn stop(&mut self) -> anyhow::Result<()> {
         self.daemon.stop()
     }

@@ -77,7 +77,7 @@ impl Component {
     ///
     /// # Errors
     ///
-    /// When it does not end in ten seconds; then it is killed.
+    /// When it does not end in half a minute; then it is killed.
     pub fn stop(&self) -> anyhow::Result<()> {
         match self.daemon().take() {
             Some(mut daemon) => daemon.stop(),

@@ -295,7 +295,7 @@ impl Controller {
     ///
     /// # Errors
     ///
-    /// When it does not end in ten seconds.
+    /// When it does not end in half a minute.
     pub fn stop(&mut self) -> anyhow::Result<()> {
         self.daemon.stop()
     }
@@ -313,7 +313,7 @@ impl Controller {
     ///
     /// # Errors
     ///
-    /// When it is still there after ten seconds.
+    /// When it is still there after half a minute.
     pub fn wait_for_end(&mut self) -> anyhow::Result<()> {
         self.daemon.wait_for_end()
     }

@@ -105,18 +105,6 @@ impl Cluster {
         audience: &str,
         pod: Option<&Pod>,
     ) -> anyhow::Result<String> {
-        self.token_for(namespace, account, audience, pod, 3600)
-    }
-
-    /// The same, good for so many seconds; the API server makes none for less than 600.
-    fn token_for(
-        &self,
-        namespace: &str,
-        account: &str,
-        audience: &str,
-        pod: Option<&Pod>,
-        seconds: i64,
-    ) -> anyhow::Result<String> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client(), namespace);
         let request = TokenRequest {
             spec: Some(TokenRequestSpec {
@@ -127,7 +115,7 @@ impl Cluster {
                     name: pod.metadata.name.clone(),
                     uid: pod.metadata.uid.clone(),
                 }),
-                expiration_seconds: Some(seconds),
+                expiration_seconds: Some(3600),
             }),
             ..TokenRequest::default()
         };
@@ -146,19 +134,6 @@ impl Cluster {
     ///
     /// When the API server refuses.
     pub fn speaker_token(&self, node: &str) -> anyhow::Result<String> {
-        self.speaker_token_for(node, 3600)
-    }
-
-    /// The same, for the shortest time that the API server makes one: ten minutes.
-    ///
-    /// # Errors
-    ///
-    /// When the API server refuses.
-    pub fn short_speaker_token(&self, node: &str) -> anyhow::Result<String> {
-        self.speaker_token_for(node, 600)
-    }
-
-    fn speaker_token_for(&self, node: &str, seconds: i64) -> anyhow::Result<String> {
         let (namespace, account) = (names::NAMESPACE, names::SPEAKER_ACCOUNT);
         self.ensure_account(namespace, account)?;
         let name = format!("{account}-{node}");
@@ -168,7 +143,7 @@ impl Cluster {
             None => self.create_pod(namespace, &name, account, node)?,
         };
         let audience = names::TOKEN_AUDIENCE;
-        self.token_for(namespace, account, audience, Some(&pod), seconds)
+        self.token(namespace, account, audience, Some(&pod))
     }
 
     fn ensure<K>(&self, api: &Api<K>, object: &K) -> anyhow::Result<()>
