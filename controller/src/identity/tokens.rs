@@ -314,7 +314,7 @@ fn judge(status: &TokenReviewStatus, namespace: &str) -> Result<Identity, Refusa
         Some([node]) if !node.is_empty() => Ok(Identity::Node(node.clone())),
         _ => Err(Refusal::Denied(format!(
             "the token of {name} is not bound to a pod on a node, so it says not whose speaker this is; use \
-             that of the pod's projected volume (Kubernetes 1.30 or newer)"
+             that of the pod's projected volume (Kubernetes 1.32 or newer)"
         ))),
     }
 }
