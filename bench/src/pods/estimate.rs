@@ -33,10 +33,10 @@ impl Estimate {
     /// they are drawn again with replacement (bootstrap). Whatever was measured in one turn stays together, so that
     /// what the machine did meanwhile counts on both sides of a ratio.
     ///
-    /// `None` when `of` has no figure of all turns.
+    /// `None` without a turn, and when `of` has no figure of all of them.
     pub(crate) fn of_turns(turns: usize, of: impl Fn(&[usize]) -> Option<f64>) -> Option<Estimate> {
         let all: Vec<usize> = (0..turns).collect();
-        let value = of(&all)?;
+        let value = of(&all).filter(|_| turns > 0)?;
         // The same measurements give the same figures.
         let mut random = StdRng::seed_from_u64(1);
         let mut figures: Vec<f64> = (0..DRAWS)
