@@ -102,7 +102,13 @@ impl Lease {
     /// Whether it is of this attachment.
     #[must_use]
     pub fn is_of(&self, network: &str, container: &str, ifname: &str) -> bool {
-        self.network == network && self.owner.container == container && self.owner.ifname == ifname
+        self.network == network && self.is_for(container, ifname)
+    }
+
+    /// Whether it is for this interface of this container, in whatever network.
+    #[must_use]
+    pub fn is_for(&self, container: &str, ifname: &str) -> bool {
+        self.owner.container == container && self.owner.ifname == ifname
     }
 }
 
@@ -142,6 +148,15 @@ impl Snapshot {
     #[must_use]
     pub fn path(data_dir: &Path) -> PathBuf {
         store::log_path(data_dir)
+    }
+
+    /// Whether a lease could begin as far as the file system is concerned, without trying: it can be written to.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::Io`] when it cannot.
+    pub fn check_writable(data_dir: &Path) -> Result<(), LogError> {
+        store::check_writable(data_dir)
     }
 
     /// The leases in `data_dir`; none when no network has ever been used.
@@ -219,6 +234,15 @@ impl Leases {
         self.state.of(&self.network, container, ifname)
     }
 
+    /// What an attachment of this name has in another network, begun in this boot: a container has an
+    /// interface of a name once.
+    #[must_use]
+    pub fn elsewhere(&self, container: &str, ifname: &str) -> Option<&Lease> {
+        self.state.leases().find(|lease| {
+            lease.is_for(container, ifname) && lease.network != self.network && !lease.earlier_boot
+        })
+    }
+
     /// All attachments to this network, in the order in which they began.
     pub fn all(&self) -> impl Iterator<Item = &Lease> {
         let of_network = |lease: &&Lease| lease.network == self.network;
@@ -249,6 +273,24 @@ impl Leases {
         self.append(&[self.end_of(&lease)])?;
         self.compact_when_worth_it()?;
         Ok(Some(lease))
+    }
+
+    /// [`Leases::release`] in whatever networks: what the network was called at ADD may be forgotten.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError`] when it cannot be written; the leases stay.
+    pub fn release_everywhere(
+        mut self,
+        container: &str,
+        ifname: &str,
+    ) -> Result<Vec<Lease>, LogError> {
+        let of_it = |lease: &&Lease| lease.is_for(container, ifname);
+        let over: Vec<Lease> = self.state.leases().filter(of_it).cloned().collect();
+        let records: Vec<Record> = over.iter().map(|lease| self.end_of(lease)).collect();
+        self.append(&records)?;
+        self.compact_when_worth_it()?;
+        Ok(over)
     }
 
     /// Ends the leases of all attachments to this network but those of which `keep`, given container

@@ -85,6 +85,17 @@ struct Parsed {
     torn: bool,
 }
 
+/// Whether the log can be written to, where there is one.
+pub(super) fn check_writable(data_dir: &Path) -> Result<(), LogError> {
+    let path = log_path(data_dir);
+    match File::options().write(true).open(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(failed("open for writing", &path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The leases without a lock; none when there is no directory.
 pub(super) fn read(data_dir: &Path, now: &Now) -> Result<State, LogError> {
     let path = log_path(data_dir);
@@ -209,7 +220,12 @@ impl Store {
                 Ok(())
             }
             // What it would only have made shorter stays as it is.
-            Err(error) if error.kind() == ErrorKind::StorageFull => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+                ) =>
+            {
                 let _ = fs::remove_file(&next);
                 Ok(())
             }
@@ -274,7 +290,9 @@ fn is_empty(directory: &Path) -> bool {
 fn make(data_dir: &Path, directory: &Path, now: &Now) -> Result<(), LogError> {
     let next = data_dir.join(format!("{DIRECTORY}.new-{}", std::process::id()));
     let build = || -> io::Result<()> {
-        fs::create_dir_all(data_dir)?;
+        // Whatever the runtime's umask is, nobody else may write here.
+        let mut directories = fs::DirBuilder::new();
+        directories.recursive(true).mode(0o755).create(data_dir)?;
         match fs::remove_dir_all(&next) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -339,8 +357,12 @@ fn parse(path: &Path, bytes: &[u8], now: &Now) -> Result<Parsed, LogError> {
             Ok(Record::Format(_)) => return Err(damaged("a second beginning".to_owned())),
             Ok(record) => state.apply(record),
             // Within a boot nothing tears a line. Before this boot a power failure may have, and all
-            // that was not on the disk then was nobody's.
-            Err(Fault::Damaged) if state.boot().is_some_and(|boot| boot != now.boot) => {
+            // that was not on the disk then was nobody's. The first process after it cuts that off: where
+            // this boot has begun further on, the line was whole then.
+            Err(Fault::Damaged)
+                if state.boot().is_some_and(|boot| boot != now.boot)
+                    && !begins(&bytes[end..], now) =>
+            {
                 torn = true;
                 break;
             }
@@ -369,6 +391,13 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
         line
     });
     lines.filter(|line| !line.is_empty())
+}
+
+/// Whether this boot begins in one of these lines.
+fn begins(bytes: &[u8], now: &Now) -> bool {
+    let lines = bytes.split(|byte| *byte == b'\n');
+    let mut records = lines.filter_map(|line| Record::read(line).ok());
+    records.any(|record| matches!(record, Record::Boot(boot) if boot.id == now.boot))
 }
 
 /// The first line says what the file is.

@@ -124,6 +124,33 @@ fn a_damaged_line_within_a_boot_is_an_error_whatever_line_it_is() {
 }
 
 #[test]
+fn a_damaged_line_of_an_earlier_boot_is_an_error_too_once_this_one_has_begun() {
+    let (mut machine, request) = written();
+    let earlier = fs::metadata(machine.log()).unwrap().len();
+    machine.now = at("boot-2", 1_000_000);
+    let given = machine.add("d", &request).unwrap();
+    let whole = fs::read(machine.log()).unwrap();
+    let text = String::from_utf8(whole.clone()).unwrap();
+    let boots = text.lines().take(2).map(|line| line.len() + 1).sum();
+    for place in (boots..earlier as usize).step_by(11) {
+        let mut bytes = whole.clone();
+        bytes[place] ^= 1;
+        fs::write(machine.log(), &bytes).unwrap();
+        let text = error(&machine);
+        assert!(text.contains("is damaged in line "), "{text}");
+        assert_eq!(fs::read(machine.log()).unwrap(), bytes, "left as it is");
+    }
+    // A power failure of this boot is no matter of the next one's.
+    let mut bytes = whole;
+    bytes[boots + 20] ^= 1;
+    fs::write(machine.log(), &bytes).unwrap();
+    machine.now = at("boot-3", 1_000_000);
+    assert!(machine.snapshot().leases.is_empty());
+    assert!(machine.open("pods").torn().is_some());
+    assert_ne!(machine.add("e", &request).unwrap(), given);
+}
+
+#[test]
 fn what_is_no_log_of_this_version_is_left_as_it_is() {
     let machine = Machine::new();
     drop(machine.open("pods"));
