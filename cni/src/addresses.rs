@@ -65,6 +65,16 @@ fn attempt(
     };
     let environment = &request.environment;
     let leases = open(request)?;
+    if let Some(other) = leases.elsewhere(&environment.container, &environment.ifname) {
+        return Err(Error::new(
+            Code::InvalidEnvironment,
+            format!(
+                "CNI_IFNAME is {}, by which the container {} is attached to the network {} already",
+                environment.ifname, environment.container, other.network
+            ),
+        )
+        .details("DEL it there first, or choose another CNI_IFNAME"));
+    }
     let before = leases.of(&environment.container, &environment.ifname);
     let is_new = before.is_none_or(|lease| lease.earlier_boot);
     let allocated = leases.allocate(request.owner(), &wanted);
@@ -78,16 +88,20 @@ fn attempt(
 /// Ends the lease of the attachment, if it has one.
 pub(crate) fn release(request: &Request) -> Result<(), Error> {
     let environment = &request.environment;
+    let ended = open(request)?.release(&environment.container, &environment.ifname);
+    ended.map(drop).map_err(|error| unusable(&error))
+}
+
+/// Ends what leases there are for this interface of the container, whatever its network was called at ADD.
+pub(crate) fn release_everywhere(request: &Request) -> Result<(), Error> {
+    let environment = &request.environment;
     // Where there never was a lease, none is looked for: nothing is made on such a host.
     let log = Snapshot::path(request.data_dir());
     if log.parent().is_some_and(|directory| !directory.exists()) {
         return Ok(());
     }
-    let leases = open(request)?;
-    leases
-        .release(&environment.container, &environment.ifname)
-        .map_err(|error| unusable(&error))?;
-    Ok(())
+    let ended = open(request)?.release_everywhere(&environment.container, &environment.ifname);
+    ended.map(drop).map_err(|error| unusable(&error))
 }
 
 /// The network's leases, locked.

@@ -16,7 +16,9 @@ mod on_link;
 mod on_parent;
 mod ready;
 mod routed;
+mod routers;
 mod shape;
+mod sources;
 mod steps;
 
 use std::net::IpAddr;
@@ -211,13 +213,14 @@ pub(crate) fn mark_of(request: &Request) -> Mark<'_> {
     }
 }
 
-/// Takes away the interface `ifname` in a namespace if it bears this note, and one that an ADD which was
-/// killed has not yet given its name.
+/// Takes away the interface `ifname` in a namespace if it bears this note, of whatever network, and one that
+/// an ADD which was killed has not yet given its name.
 pub(crate) fn remove_marked(netns: &Netns, ifname: &str, ours: Mark<'_>) -> Result<(), Error> {
     let mut container = netns.netlink()?;
     let found = link::find(&mut container, By::Name(ifname)).map_err(|error| unheard(&error))?;
+    let is_ours = |mark: Mark<'_>| (mark.container, mark.ifname) == (ours.container, ours.ifname);
     if let Some(link) = found
-        && Mark::read(&link.alias) == Some(ours)
+        && Mark::read(&link.alias).is_some_and(is_ours)
     {
         remove_link(&mut container, By::Index(link.index), ifname)?;
     }

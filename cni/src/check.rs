@@ -47,7 +47,8 @@ pub(crate) fn check(request: &Request) -> Result<(), Error> {
         ));
     };
     let mut found = as_leased(request, result, lease);
-    let node = request.node_file()?;
+    // What the node gives to others by now, or does not say, is no matter of this container.
+    let node = request.node_file().ok().flatten();
     found.extend(attach::check(&mut Attached {
         request,
         node: node.as_ref(),

@@ -1,5 +1,5 @@
 //! DEL: detaches a container, however much of it is there, and whatever the network's configuration
-//! says by now.
+//! says by now: its name, too, may be another one than at ADD.
 
 use cni::leases::Snapshot;
 use cni::spec::Error;
@@ -26,7 +26,7 @@ pub(crate) fn del(request: &Request) -> Result<(), Error> {
             attach::remove_in(&netns, request)?;
         }
     }
-    addresses::release(request)
+    addresses::release_everywhere(request)
 }
 
 /// Where it was, by what was written down at ADD.
@@ -34,13 +34,8 @@ fn netns_of_lease(request: &Request) -> Result<Option<Netns>, Error> {
     let environment = &request.environment;
     let snapshot = Snapshot::read(request.data_dir(), &now()?);
     let snapshot = snapshot.map_err(|error| addresses::unusable(&error))?;
-    let lease = snapshot.leases.iter().find(|lease| {
-        lease.is_of(
-            &request.config.name,
-            &environment.container,
-            &environment.ifname,
-        )
-    });
+    let mut leases = snapshot.leases.iter().rev();
+    let lease = leases.find(|lease| lease.is_for(&environment.container, &environment.ifname));
     match lease.and_then(|lease| lease.owner.netns.as_deref()) {
         Some(path) => Netns::find_to_remove(path.as_ref()),
         None => Ok(None),

@@ -160,7 +160,8 @@ fn in_container(mark: Mark<'_>, netns: Option<&str>) -> Result<(), Error> {
 }
 
 /// Routes to containers go with their interfaces. One that somebody made stay otherwise goes when
-/// nobody has its address.
+/// nobody has its address. Those over a container's interface that is there are its own: it may be written
+/// down elsewhere, in another `dataDir`.
 fn routes(request: &Request, host: &mut Netlink) -> Result<(), Error> {
     let is_ours = |route: &Route| {
         let length = if route.destination.address.is_ipv4() {
@@ -180,11 +181,21 @@ fn routes(request: &Request, host: &mut Netlink) -> Result<(), Error> {
     let leased: HashSet<IpAddr> = leases
         .flat_map(|of| of.addresses.iter().map(|a| a.ip()))
         .collect();
-    let mut requests = Requests::new();
-    for route in found
+    let over = |route: &&Route| !leased.contains(&route.destination.address);
+    if !found.iter().any(|route| over(&route)) {
+        return Ok(());
+    }
+    let links = list::links(host).map_err(|error| unheard(&error))?;
+    let marked = links
         .iter()
-        .filter(|of| !leased.contains(&of.destination.address))
-    {
+        .filter(|link| Mark::read(&link.alias).is_some());
+    let marked: HashSet<u32> = marked.map(|link| link.index).collect();
+    let is_owned = |route: &Route| {
+        let mut paths = route.paths.iter();
+        paths.any(|path| marked.contains(&path.interface))
+    };
+    let mut requests = Requests::new();
+    for route in found.iter().filter(over).filter(|route| !is_owned(route)) {
         requests.remove_route(&route.owner, route.destination, None);
     }
     let mut failures = Vec::new();

@@ -28,6 +28,9 @@ use cni::spec::{Code, Command, Environment, Error, Version, config};
 
 use request::Request;
 
+/// Octets of a network configuration, at most; that of a GC names each container of the machine.
+const LONGEST: u64 = 16 << 20;
+
 fn main() -> ExitCode {
     if let Some(argument) = std::env::args().nth(1) {
         return about(&argument);
@@ -58,12 +61,20 @@ fn main() -> ExitCode {
 fn carry_out() -> (Version, Result<String, Error>) {
     // Read first: a runtime that writes to a program which is gone gets a signal.
     let mut text = String::new();
-    let read = std::io::stdin().read_to_string(&mut text);
+    let read = std::io::stdin().take(LONGEST + 1).read_to_string(&mut text);
+    let read = match read {
+        Ok(_) if text.len() as u64 > LONGEST => {
+            text.clear();
+            Err(ErrorKind::FileTooLarge.into())
+        }
+        read => read,
+    };
     let version = config::version_of(&text);
     let outcome = read
         .map_err(|error| {
             let code = match error.kind() {
-                ErrorKind::InvalidData => Code::Decoding, // no UTF-8
+                // No UTF-8, or more than any runtime has to say.
+                ErrorKind::InvalidData | ErrorKind::FileTooLarge => Code::Decoding,
                 _ => Code::Io,
             };
             Error::new(

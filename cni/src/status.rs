@@ -33,6 +33,8 @@ pub(crate) fn status(request: &Request) -> Result<(), Error> {
     let read = now()
         .and_then(|now| Snapshot::read(request.data_dir(), &now).map_err(|error| unusable(&error)));
     read.map_err(not_available)?;
+    Snapshot::check_writable(request.data_dir())
+        .map_err(|error| not_available(unusable(&error)))?;
     let mut host = host_netlink()?;
     attach::validate(request, &mut host).map_err(not_available)?;
     if config.mode == Mode::Routed {

@@ -15,7 +15,9 @@ use kernel::{BridgePort, LinkChange, Mac, Netlink, Requests, VirtualKind, Virtua
 
 use super::on_link::{self, OnLink};
 use super::steps::Steps;
-use super::{Attached, Attachment, addressing, name_servers, remove_link, requested_mac, shape};
+use super::{
+    Attached, Attachment, addressing, name_servers, remove_link, requested_mac, routers, shape,
+};
 use crate::answer::{refused, unheard};
 use crate::mark::{bridge_name, container_mac, host_name, port_mac};
 use crate::request::Request;
@@ -257,12 +259,16 @@ fn bridge(attachment: &mut Attachment<'_>) -> Result<LinkDetails, Error> {
                 ..found
             });
         }
+        // The call that made it may have been killed before it did.
+        routers::ignore(&name)?;
         let note = note(request);
         // Networks may share a bridge; the note is that of the first one.
         let is_renewed = is_of(&found, &request.config.name) && found.alias != note;
-        if mtu != found.mtu || !found.up || is_renewed {
+        let group = cni::INTERFACE_GROUP;
+        if mtu != found.mtu || !found.up || is_renewed || group != found.group {
             let change = LinkChange {
                 mtu: Some(mtu),
+                group: Some(group),
                 up: Some(true),
                 alias: is_renewed.then_some(&note),
                 ..LinkChange::default()
@@ -287,6 +293,7 @@ fn bridge(attachment: &mut Attachment<'_>) -> Result<LinkDetails, Error> {
         mtu: Some(mtu.unwrap_or(DEFAULT_MTU)),
         // Without one of its own it takes that of a port, and another one when the port goes.
         mac: Some(random_mac()?),
+        group: cni::INTERFACE_GROUP,
         up: true,
     };
     // In one go: a process that is killed leaves a bridge with our note, or none.
@@ -307,14 +314,8 @@ fn bridge(attachment: &mut Attachment<'_>) -> Result<LinkDetails, Error> {
     if let Some(failure) = failures.first() {
         return Err(refused(&format!("make the bridge {name}"), failure));
     }
-    ignore_routers(&name);
+    routers::ignore(&name)?;
     find(attachment.host, &name)?.ok_or_else(|| gone(request))
-}
-
-/// What a container says on the network is not to give its host routes.
-fn ignore_routers(name: &str) {
-    // A host without IPv6 has no such file.
-    std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_ra"), "0").ok();
 }
 
 /// The gateways' addresses of the container's subnets.
@@ -361,6 +362,7 @@ fn pair(attachment: &mut Attachment<'_>, mtu: u32) -> Result<VethIndexes, Error>
         namespace: attachment.netns.as_fd(),
         mtu,
         alias: &alias,
+        group: 0,
     };
     super::make_pair(attachment, &wanted)
 }
@@ -463,6 +465,7 @@ fn check_links(
         }
     }
     if is_ours(&bridge) {
+        differs.extend(routers::check(&bridge.name));
         let there = list::addresses(attached.host, bridge.index)?;
         let gateways = inside.addresses.iter();
         for gateway in gateways.filter_map(|it| addressing.gateway_of(it.ip())) {
@@ -563,6 +566,7 @@ mod tests {
             mac: None,
             virtual_kind: None,
             port: None,
+            group: 0,
         };
         let says = |alias: &str| read_note(&link(alias)).map(|it| (it.internal, it.connected));
         assert_eq!(says(""), None);

@@ -13,6 +13,7 @@ use kernel::link::{self, By, LinkDetails};
 use kernel::route::Owner;
 use kernel::{Destination, LinkChange, NetlinkError, Path, list};
 
+use super::sources::{self, Way};
 use super::steps::{BEHIND, MAIN, STATIC, Steps};
 use super::{Attached, Attachment, loopback};
 use crate::answer::{refused, unheard};
@@ -92,6 +93,10 @@ impl OnLink {
             add_route(&mut steps, self.routes[place], interface, metric);
         }
         failures.extend(steps.carry_out(attachment.container)?);
+        if failures.is_empty() && self.stands_behind(&routes) {
+            let addresses: Vec<IpAddr> = self.addresses.iter().map(|it| it.ip()).collect();
+            sources::arrange(attachment.container, interface, &addresses, &self.ways())?;
+        }
         match failures.first() {
             None => Ok(routes),
             Some((what, failure)) => Err(refused(
@@ -99,6 +104,27 @@ impl OnLink {
                 failure,
             )),
         }
+    }
+
+    /// Whether another network of the container has the default route.
+    fn stands_behind(&self, routes: &[Route]) -> bool {
+        let behind = |route: &Route| route.dst.prefix() == 0 && route.priority > Some(BEHIND);
+        routes.iter().any(behind)
+    }
+
+    /// Where its addresses send: on the link, and as the network says.
+    fn ways(&self) -> Vec<Way> {
+        let way = |to, by| Way {
+            to,
+            by,
+            on_link: false,
+        };
+        let subnets = self.addresses.iter().filter(|_| self.resolves);
+        let subnets = subnets.filter_map(|it| IpNetwork::new(it.network(), it.prefix()).ok());
+        subnets
+            .map(|subnet| way(subnet, None))
+            .chain(self.routes.iter().map(|(to, by)| way(*to, *by)))
+            .collect()
     }
 
     /// In the container's namespace, before the interface is switched on: nobody is asked whether an address
@@ -155,6 +181,10 @@ impl OnLink {
                 )),
                 Some(_) => {}
             }
+        }
+        if self.stands_behind(&attached.result.routes) {
+            let addresses: Vec<IpAddr> = self.addresses.iter().map(|it| it.ip()).collect();
+            differs.extend(sources::check(attached.container, link.index, &addresses)?);
         }
         let routes = list::routes(attached.container, MAIN, |route| {
             route.paths.iter().any(|path| path.interface == link.index)

@@ -178,6 +178,7 @@ fn vlan(request: &Request, host: &mut Netlink, id: u16) -> Result<LinkDetails, E
         namespace: None,
         mtu: None,
         mac: None,
+        group: 0,
         up: true,
     });
     let note = LinkChange {
@@ -228,6 +229,7 @@ fn make(
             VirtualKind::Macvlan(_) => requested_mac(request)?,
             _ => None,
         },
+        group: 0,
         up: false,
     });
     let mut failures = Vec::new();

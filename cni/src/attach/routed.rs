@@ -18,8 +18,9 @@ use kernel::route::Owner;
 use kernel::veth::{Veth, VethEnd, VethIndexes};
 use kernel::{Destination, Failure, LinkChange, Mac, Path, Requests};
 
+use super::sources::{self, Way};
 use super::steps::{BEHIND, MAIN, STATIC, Steps};
-use super::{Attachment, loopback, remove_link};
+use super::{Attachment, loopback, remove_link, routers};
 use crate::answer::{refused, unheard};
 use crate::mark::{HOST_MAC, container_mac, host_name};
 use crate::request::Request;
@@ -48,8 +49,8 @@ pub(super) fn add(attachment: &mut Attachment<'_>) -> Result<Success, Error> {
     let made = plan.make_pair(attachment)?;
     // The container's half first: what the kernel does behind our back for an IPv6 address is done by the
     // time that the host's half is, too.
-    let outcome = plan
-        .set_up_container(attachment, made)
+    let outcome = routers::ignore(&plan.host_name)
+        .and_then(|()| plan.set_up_container(attachment, made))
         .and_then(|routes| plan.set_up_host(attachment, made).map(|()| routes));
     match outcome {
         Ok(routes) => Ok(plan.result(attachment, routes)),
@@ -93,6 +94,7 @@ impl Plan {
             namespace: std::os::fd::AsFd::as_fd(attachment.netns),
             mtu: self.mtu,
             alias: &alias,
+            group: cni::INTERFACE_GROUP,
         };
         super::make_pair(attachment, &pair)
     }
@@ -177,6 +179,7 @@ impl Plan {
         // A default route of another network of the container: ours stands behind it.
         let metric = BEHIND + made.there;
         let mut routes = Vec::new();
+        let mut stands_behind = false;
         for to in &self.routes {
             let mut route = Route::via(*to, gateway(to.ip()));
             let is_taken = |(what, failure): &(String, Failure)| {
@@ -184,12 +187,19 @@ impl Plan {
             };
             if let Some(place) = failed.iter().position(is_taken) {
                 failed.remove(place);
+                stands_behind = true;
                 route.priority = Some(metric);
                 add_route(&mut steps, *to, made.there, metric);
             }
             routes.push(route);
         }
         failed.extend(steps.carry_out(attachment.container)?);
+        stands_behind = stands_behind
+            || self.has_no_default() && sources::other_default(attachment.container, made.there)?;
+        if failed.is_empty() && stands_behind {
+            let (interface, addresses) = (made.there, &self.addresses);
+            sources::arrange(attachment.container, interface, addresses, &self.ways())?;
+        }
         match failed.first() {
             None => Ok(routes),
             Some((what, failure)) => {
@@ -198,6 +208,24 @@ impl Plan {
                 Err(refused(&attempt, failure))
             }
         }
+    }
+
+    /// For an address at least the network has no default route: another one's is taken, where there is one.
+    fn has_no_default(&self) -> bool {
+        let is_default =
+            |to: &IpNetwork, of: &IpAddr| to.prefix() == 0 && to.is_ipv4() == of.is_ipv4();
+        let mut addresses = self.addresses.iter();
+        addresses.any(|of| !self.routes.iter().any(|to| is_default(to, of)))
+    }
+
+    /// Where its addresses send: everywhere by the gateway.
+    fn ways(&self) -> Vec<Way> {
+        let ways = self.addresses.iter().map(|address| Way {
+            to: cni::ipam::default(address.is_ipv4()),
+            by: Some(gateway(*address)),
+            on_link: true,
+        });
+        ways.collect()
     }
 
     /// The addresses of a family, the gateway's neighbour entry, and the routes.

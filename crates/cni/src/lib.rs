@@ -18,3 +18,6 @@ pub const DATA_DIR: &str = "/var/lib/routeshare/cni";
 pub const PLUGIN: &str = "routeshare-cni";
 /// The number that routes to pods carry (`proto` in `ip route`), by which DEL, GC and CHECK know them.
 pub const ROUTE_PROTOCOL: u8 = 150;
+/// The number that interfaces to pods, and bridges of them, have in common on the host (`group` in `ip link`), by
+/// which the speaker's rules know them.
+pub const INTERFACE_GROUP: u32 = 150;

@@ -115,6 +115,8 @@ pub struct LinkDetails {
     pub virtual_kind: Option<VirtualKind>,
     /// For ports of a bridge, how they send.
     pub port: Option<BridgePort>,
+    /// The number that it has in common with others, as `group` in `ip link`; 0 is that of all.
+    pub group: u32,
 }
 
 impl LinkDetails {
@@ -132,6 +134,7 @@ impl LinkDetails {
             mac: None,
             virtual_kind: None,
             port: None,
+            group: 0,
         };
         for (kind, value) in attributes(message.body, BODY) {
             match kind {
@@ -141,6 +144,7 @@ impl LinkDetails {
                 libc::IFLA_MASTER => link.master = u32_at(value, 0),
                 libc::IFLA_LINK => link.parent = u32_at(value, 0),
                 libc::IFLA_IFALIAS => link.alias = text(value),
+                libc::IFLA_GROUP => link.group = u32_at(value, 0)?,
                 libc::IFLA_ADDRESS => link.mac = Mac::read(value),
                 libc::IFLA_LINKINFO => {
                     let find = |wanted| attributes(value, 0).find(|(kind, _)| *kind == wanted);
@@ -184,6 +188,8 @@ pub struct LinkChange<'a> {
     pub mtu: Option<u32>,
     /// The bridge that it becomes a port of.
     pub master: Option<u32>,
+    /// The number that it has in common with others.
+    pub group: Option<u32>,
     /// Whether the kernel gives it an IPv6 link-local address when it is switched on, and finds out
     /// by duplicate address detection whether that is free.
     pub own_link_local: Option<bool>,
@@ -246,6 +252,7 @@ impl Requests {
         attributes.extend(change.name.map(|name| LinkAttribute::IfName(name.into())));
         attributes.extend(change.mtu.map(LinkAttribute::Mtu));
         attributes.extend(change.master.map(LinkAttribute::Controller));
+        attributes.extend(change.group.map(LinkAttribute::Group));
         attributes.extend(change.own_link_local.map(|own| {
             let mode = if own {
                 In6AddrGenMode::Eui64

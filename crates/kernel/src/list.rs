@@ -6,6 +6,7 @@ use crate::message::{self, Message, Requests};
 use crate::neighbour::{self, Neighbour};
 use crate::nexthop::NextHop;
 use crate::route::Route;
+use crate::rule::{self, SourceRule};
 use crate::socket::{Failure, Netlink, NetlinkError, outcome};
 use crate::{nexthop, route};
 
@@ -66,6 +67,24 @@ pub fn neighbours(netlink: &mut Netlink, interface: u32) -> Result<Vec<Neighbour
             read.filter(|neighbour| neighbour.interface == interface)
         },
     )
+}
+
+/// The rules of both families that look at one source address and at nothing else, whoever made them.
+///
+/// # Errors
+///
+/// Those of the socket.
+pub fn source_rules(netlink: &mut Netlink) -> Result<Vec<SourceRule>, NetlinkError> {
+    let mut found = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        found.extend(all(
+            netlink,
+            "rules",
+            |requests| requests.list_rules(family as u8),
+            |message| (message.kind == rule::NEW).then(|| SourceRule::read(message))?,
+        )?);
+    }
+    Ok(found)
 }
 
 /// The routes of a table that `wanted` takes.

@@ -24,6 +24,8 @@ pub struct Veth<'a> {
     pub mtu: u32,
     /// A note for people and for us on the end here, 255 bytes at most.
     pub alias: &'a str,
+    /// The number that the end here has in common with others; 0: none of its own.
+    pub group: u32,
 }
 
 /// One end.
@@ -111,6 +113,7 @@ impl Requests {
         there.attributes.push(LinkAttribute::NetNsFd(namespace));
         let mut here = end(&veth.here);
         here.header.flags = LinkFlags::empty();
+        here.attributes.push(LinkAttribute::Group(veth.group));
         here.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(there))),

@@ -75,6 +75,8 @@ pub struct VirtualLink<'a> {
     /// Its MAC address; `None`: the kernel's choice. A bridge without one of its own takes that of a
     /// port, and another one when that port goes.
     pub mac: Option<Mac>,
+    /// The number that it has in common with others; 0: none of its own.
+    pub group: u32,
     /// Whether it is switched on.
     pub up: bool,
 }
@@ -92,6 +94,7 @@ impl Requests {
         attributes.push(LinkAttribute::IfName(link.name.to_owned()));
         attributes.extend(link.parent.map(LinkAttribute::Link));
         attributes.extend(link.mtu.map(LinkAttribute::Mtu));
+        attributes.extend((link.group > 0).then_some(LinkAttribute::Group(link.group)));
         attributes.extend(
             link.namespace
                 .map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd())),

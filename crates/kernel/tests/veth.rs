@@ -56,12 +56,14 @@ fn a_pair_is_made_at_once_with_its_other_end_in_another_namespace_and_goes_with_
             namespace: container.as_fd(),
             mtu: 1400,
             alias: "a note",
+            group: 150,
         };
         let made = veth::create(&mut here, &pair).unwrap().unwrap();
 
         let found = link::find(&mut here, By::Name("rs0")).unwrap().unwrap();
         assert_eq!((found.index, found.parent), (made.here, Some(made.there)));
         assert_eq!((found.mtu, found.mac, found.up), (1400, Some(HERE), true));
+        assert_eq!(found.group, 150);
         assert_eq!(
             (found.kind.as_deref(), found.alias.as_str()),
             (Some("veth"), "a note")

@@ -31,6 +31,7 @@ fn bridge(name: &str) -> VirtualLink<'_> {
         namespace: None,
         mtu: Some(1400),
         mac: Some(MAC),
+        group: 150,
         up: true,
     }
 }
@@ -53,6 +54,7 @@ fn a_bridge_has_its_own_mac_address_and_ports_with_flags() {
         assert_eq!(carry_out(&mut netlink, &mut requests), [libc::EEXIST]);
         let found = link::find(&mut netlink, By::Name("br0")).unwrap().unwrap();
         assert_eq!((found.mtu, found.mac, found.up), (1400, Some(MAC), true));
+        assert_eq!(found.group, 150);
         assert_eq!(found.virtual_kind, Some(VirtualKind::Bridge));
         assert_eq!(found.port, None);
 
@@ -106,6 +108,7 @@ fn a_macvlan_link_is_made_in_another_namespace_with_the_mtu_of_its_parent() {
                 namespace: Some(container.as_fd()),
                 mtu: None,
                 mac: None,
+                group: 0,
                 up: false,
             });
             assert_eq!(carry_out(&mut here, &mut requests), [], "{mode:?}");

@@ -53,7 +53,9 @@ fn chained(name: &str, wanted: &Wanted) -> Value {
         }
         "bandwidth" => json!({"type": name, "capabilities": {"bandwidth": true}}),
         "tuning" => {
-            let mut tuning = json!({"type": name, "capabilities": {"mac": true}});
+            // Not the MAC address that the runtime asks for: our plugin gives it. Changed afterwards, by switching
+            // the interface off and on, it would cost the container its permanent neighbours.
+            let mut tuning = json!({"type": name});
             if !wanted.sysctls.is_empty() {
                 let sysctls = wanted.sysctls.iter();
                 let sysctls = sysctls.map(|(name, value)| (name.clone(), json!(value)));

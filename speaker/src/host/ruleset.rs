@@ -3,6 +3,7 @@
 //! ```text
 //! chain forward      TCP segments that open a connection → clamp
 //! chain clamp        from or to a pod: the MSS is lowered to what fits the path, both ways
+//! chain prerouting   from a pod's interface, with an address that is not behind it: dropped
 //! chain postrouting  from masquerade4, not to direct4, not in exempt4: masquerade; the same for IPv6
 //! ```
 //!
@@ -24,10 +25,14 @@ use super::Wanted;
 /// The table's name.
 pub(super) const NAME: &str = "routeshare";
 
+/// The chain that looks at pods' addresses.
+pub(super) const SOURCES: &str = "prerouting";
+
 const TCP: u8 = 6;
 const SYN: u8 = 2;
 const RST: u8 = 4;
-/// `mangle` and `srcnat`, as `nft` calls them.
+/// `raw`, `mangle` and `srcnat`, as `nft` calls them.
+const RAW: i32 = -300;
 const MANGLE: i32 = -150;
 const SOURCE_NAT: i32 = 100;
 
@@ -35,12 +40,42 @@ const SOURCE_NAT: i32 = 100;
 pub(super) fn table(wanted: &Wanted) -> Option<Table> {
     wanted.on.then(|| {
         let mut table = Table::default();
+        sources(&mut table);
         clamp(wanted, &mut table);
         if let Some(masquerade) = &wanted.masquerade {
             masquerading(masquerade, wanted, &mut table);
         }
         table
     })
+}
+
+/// A pod sends with its own addresses, and with those that the host has a route for out of its interface: what
+/// others conclude from an address (policies, logs, names) is so. The kernel's own reverse path filter knows no
+/// IPv6, and is loose on all interfaces once it is on `all`.
+fn sources(table: &mut Table) {
+    let group = Expression::Meta {
+        key: Meta::InputGroup,
+        to: FIRST,
+    };
+    let steps = [
+        group,
+        Expression::Compare {
+            register: FIRST,
+            how: Comparison::Equal,
+            value: cni::INTERFACE_GROUP.to_ne_bytes().into(),
+        },
+        Expression::ReversePath { to: FIRST },
+        equals(0),
+        Expression::Counter,
+        Expression::Verdict(Verdict::Drop),
+    ];
+    let base = Base {
+        hook: Hook::PreRouting,
+        priority: RAW,
+        nat: false,
+    };
+    let comment = "no address of this pod";
+    chain(table, SOURCES, Some(base), vec![rule(steps, comment)]);
 }
 
 fn clamp(wanted: &Wanted, table: &mut Table) {

@@ -7,7 +7,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::Problem;
-use super::ruleset::NAME;
+use super::ruleset::{NAME, SOURCES};
 use crate::desired::chain;
 
 /// How often it is tried again when somebody else changes nftables at the same time.
@@ -50,8 +50,15 @@ impl Tables {
 
     /// Brings it to what is wanted, `None`: not there; and says why it is not.
     pub(super) fn put_right(&mut self, wanted: Option<&Table>) -> Option<Problem> {
+        let mut problem = None;
         let outcome = match &mut self.nft {
-            Some(nft) => bring(nft, wanted).map_err(|error| chain(&error)),
+            Some(nft) => bring(nft, wanted).or_else(|error| {
+                let less = wanted.filter(|_| is_about_sources(&error));
+                let mut less = less.cloned().ok_or_else(|| chain(&error))?;
+                less.chains.remove(SOURCES);
+                problem = Some(unchecked(&error));
+                bring(nft, Some(&less)).map_err(|error| chain(&error))
+            }),
             None => Err(self.closed.clone().unwrap_or_default()),
         };
         match outcome {
@@ -66,7 +73,7 @@ impl Tables {
                     );
                 }
                 self.written = wanted.is_some();
-                None
+                problem
             }
             // Nothing is wanted, and perhaps nothing is there.
             Err(_) if wanted.is_none() => None,
@@ -113,6 +120,21 @@ impl Tables {
             }
         }
     }
+}
+
+/// Whether only the look at pods' addresses is refused: the rest does not depend on it.
+fn is_about_sources(error: &NftError) -> bool {
+    let chain = format!("`{SOURCES}`");
+    matches!(error, NftError::Refused { what, .. } if what.contains(&chain))
+}
+
+fn unchecked(error: &NftError) -> Problem {
+    let message = format!(
+        "pods can send with each other's addresses: {}. This needs a kernel with nft_fib_inet (CONFIG_NFT_FIB_INET); \
+         tried again every 10 s",
+        chain(error)
+    );
+    ("PodSources", message)
 }
 
 /// Lists, plans and acts until they agree.

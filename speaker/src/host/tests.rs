@@ -54,9 +54,9 @@ fn connections_are_only_tracked_where_something_is_masqueraded() {
         let table = table(wanted).expect("a table");
         table.chains.keys().cloned().collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(names(&wanted), "clamp forward postrouting");
+    assert_eq!(names(&wanted), "clamp forward postrouting prerouting");
     wanted.masquerade = None;
-    assert_eq!(names(&wanted), "clamp forward");
+    assert_eq!(names(&wanted), "clamp forward prerouting");
 }
 
 #[test]

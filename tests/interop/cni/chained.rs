@@ -5,11 +5,12 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use lab::cni::{Container, With};
+use lab::cni::{CniNode, Container, With};
 use lab::{Lab, Namespace};
 use serde_json::{Value, json};
 
 use super::scene::{addresses, node, nothing_is_left, reaches, routed};
+use super::sources::start;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -171,6 +172,43 @@ fn tuning_changes_what_we_made_and_both_checks_agree() {
     reaches(&other, &addresses(&result));
     node.del("tuned", &tuned).unwrap();
     node.del("pods", &other).unwrap();
+    nothing_is_left(&node);
+}
+
+/// The host's permanent neighbour is the MAC address that ADD gave, and the container's are lost when somebody switches
+/// its interface off: asked for by the capability it is ours to give, also with `tuning` behind us; changed behind
+/// our back nothing reaches the container, and CHECK is what says so.
+#[test]
+fn a_mac_address_is_ours_to_give_and_one_that_tuning_gives_is_told() {
+    let lab = Lab::new().unwrap();
+    let machine = lab.machine("node").unwrap();
+    let node = CniNode::new(&lab, &machine, "node").unwrap();
+    let _speaker = start(&lab, &node, "  pods: {chained: [tuning]}\n");
+    let other = lab.container("other").unwrap();
+    node.add("routeshare", &other).unwrap();
+    let container = lab.container("c1").unwrap();
+    let with = With {
+        capabilities: json!({"mac": "02:00:00:00:00:77"}),
+        ..With::default()
+    };
+    let result = node.add_with("routeshare", &container, &with).unwrap();
+    let shown = container.run("ip link show eth0").unwrap();
+    assert!(shown.contains("02:00:00:00:00:77"), "{shown}");
+    node.check_with("routeshare", &container, &with).unwrap();
+    reaches(&other, &addresses(&result));
+    node.del_with("routeshare", &container, &with).unwrap();
+
+    let tuning = json!({"type": "tuning", "mac": "02:00:00:00:00:78"});
+    node.network("changed", &[routed(&node), tuning]).unwrap();
+    node.add("changed", &container).unwrap();
+    let error = format!("{:#}", node.check("changed", &container).unwrap_err());
+    assert!(
+        error.contains("the host has no permanent neighbour")
+            && error.contains("the container has no permanent neighbour"),
+        "{error}"
+    );
+    node.del("changed", &container).unwrap();
+    node.del("routeshare", &other).unwrap();
     nothing_is_left(&node);
 }
 

@@ -97,6 +97,11 @@ fn check_says_everything_that_is_not_as_add_left_it() {
         ),
         (
             "host",
+            "sysctl -qw net.ipv6.conf.H.accept_ra=2",
+            vec!["/proc/sys/net/ipv6/conf/H/accept_ra of the host is 2"],
+        ),
+        (
+            "host",
             "sysctl -qw net.ipv6.conf.all.forwarding=0",
             vec!["/proc/sys/net/ipv6/conf/all/forwarding of the host is not 1"],
         ),
@@ -174,14 +179,24 @@ fn check_knows_that_an_address_is_not_the_containers_any_more() {
         "{error}"
     );
 
+    // What the node says by now is no matter of a container that has its address.
+    let check = || {
+        let config = with_result(&node, &result);
+        node.ours("CHECK", &container, &config).unwrap()
+    };
+    let file = node.data_dir().join("node.json");
+    node.write_node_file(&["10.77.0.0/24"], json!({})).unwrap();
+    check().result().unwrap();
+    std::fs::write(&file, "{").unwrap();
+    check().result().unwrap();
+    std::fs::remove_file(&file).unwrap();
+    check().result().unwrap();
+
     node.ours("DEL", &container, &pods(&node, json!({})))
         .unwrap()
         .result()
         .unwrap();
-    let check = node
-        .ours("CHECK", &container, &with_result(&node, &result))
-        .unwrap();
-    let error = check.error().unwrap();
+    let error = check().error().unwrap();
     assert!(error.code == 3 && error.msg.contains("no lease"), "{error}");
 }
 

@@ -314,6 +314,11 @@ impl SmallDisk {
         SmallDisk(at)
     }
 
+    fn remount(&self, flags: MsFlags) {
+        let flags = MsFlags::MS_REMOUNT | flags;
+        mount(Some("small"), &self.0, Some("tmpfs"), flags, None::<&str>).unwrap();
+    }
+
     /// Leaves no room.
     fn fill(&self) -> PathBuf {
         let path = self.0.join("others");
@@ -382,4 +387,26 @@ fn on_a_full_disk_no_lease_begins_and_every_one_can_end() {
     fs::remove_file(others).unwrap();
     node.add_with("pods", &attached[0], &with).unwrap();
     node.check_with("pods", &attached[0], &with).unwrap();
+}
+
+/// As a kernel makes a disk that fails.
+#[test]
+fn on_a_disk_that_cannot_be_written_status_says_so() {
+    let lab = Lab::new().unwrap();
+    let machine = lab.machine("node").unwrap();
+    let node = CniNode::new(&lab, &machine, "node").unwrap();
+    let disk = SmallDisk::new(node.data_dir(), "256k");
+    node.write_node_file(&["10.64.0.0/24"], json!({})).unwrap();
+    node.network("pods", &[node.plugin(json!({"mode": "routed"}))])
+        .unwrap();
+    let container = lab.container("a").unwrap();
+    node.add("pods", &container).unwrap();
+    node.status("pods").unwrap();
+    disk.remount(MsFlags::MS_RDONLY);
+    let error = format!("{:#}", node.status("pods").unwrap_err());
+    assert!(error.contains("Read-only file system"), "{error}");
+    node.check("pods", &container).unwrap();
+    disk.remount(MsFlags::empty());
+    node.status("pods").unwrap();
+    node.del("pods", &container).unwrap();
 }

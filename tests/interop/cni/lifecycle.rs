@@ -153,6 +153,82 @@ fn an_attachment_that_is_there_is_refused_and_stays_as_it_is() {
     assert_eq!(host_ends(&machine).len(), 1);
 }
 
+/// By its name in the container an interface is one, whatever the networks are called.
+#[test]
+fn an_interface_is_of_one_network_and_goes_also_when_that_is_called_otherwise_by_then() {
+    let lab = Lab::new().unwrap();
+    let machine = lab.machine("node").unwrap();
+    machine
+        .ip([
+            "link add up0 type veth peer name up1",
+            "link set up0 up",
+            "link set up1 up",
+        ])
+        .unwrap();
+    let node = node(&lab, &machine);
+    let of = |name: &str, more: Value| {
+        let mut config = pods(&node, more);
+        config["name"] = json!(name);
+        config
+    };
+    for mode in [
+        json!({"mode": "routed"}),
+        json!({"mode": "macvlan", "parent": "up0", "ipam": {"pool": "pods"}}),
+    ] {
+        let container = lab.container("a").unwrap();
+        let call = |command: &str, config: &Value| node.ours(command, &container, config).unwrap();
+        let result = call("ADD", &of("pods", mode.clone())).result().unwrap();
+        let error = call("ADD", &of("others", mode.clone())).error().unwrap();
+        assert!(error.code == 4, "{error}");
+        assert!(error.msg.contains("to the network pods already"), "{error}");
+        // Nothing of the first was touched.
+        let mut check = of("pods", mode.clone());
+        check["prevResult"] = result;
+        call("CHECK", &check).result().unwrap();
+
+        call("DEL", &of("renamed", mode.clone())).result().unwrap();
+        assert!(container.run("ip link show eth0").is_err());
+        nothing_is_left(&node);
+        // Its lease, too: another network may have the name.
+        call("ADD", &of("others", mode.clone())).result().unwrap();
+        call("DEL", &of("others", mode.clone())).result().unwrap();
+    }
+}
+
+/// A runtime may have no umask: what is written is nobody else's to change.
+#[test]
+fn nobody_else_may_write_where_the_plugin_keeps_what_it_knows() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let lab = Lab::new().unwrap();
+    let machine = lab.machine("node").unwrap();
+    let node = node(&lab, &machine);
+    let container = lab.container("a").unwrap();
+    let kept = node.data_dir().join("not/there/yet");
+    let subnets = json!([{"subnet": "10.90.0.0/24"}]);
+    let more = json!({"mode": "bridge", "dataDir": kept, "ipam": {"subnets": subnets}});
+    let plugin = lab::cni::find_plugin(lab::cni::PLUGIN).unwrap();
+    let mut command = node.command("sh");
+    command
+        .args(["-c", "umask 0; exec \"$0\""])
+        .arg(plugin)
+        .env("CNI_COMMAND", "ADD")
+        .env("CNI_CONTAINERID", "a")
+        .env("CNI_NETNS", container.path())
+        .env("CNI_IFNAME", "eth0")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, pods(&node, more).to_string().as_bytes()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    for path in ["..", ".", "leases", "leases/log", "leases/lock"] {
+        let mode = std::fs::metadata(kept.join(path)).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o022, 0, "{path}: {:o}", mode.mode());
+    }
+}
+
 #[test]
 fn a_container_that_comes_back_in_another_namespace_gets_its_interface_there() {
     let lab = Lab::new().unwrap();

@@ -97,6 +97,7 @@ fn input_that_cannot_be_read_or_be_meant_has_the_code_for_it() {
         ("no name", with(json!({"name": ""})), 7),
         ("a name that is a path", with(json!({"name": "../pods"})), 7),
         ("an unknown mode", with(json!({"mode": "vxlan"})), 7),
+        ("endless input", vec![b' '; (16 << 20) + 1], 6),
         ("an unknown field", with(json!({"modus": "routed"})), 2),
         (
             "another IPAM",

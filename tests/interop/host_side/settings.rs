@@ -6,11 +6,7 @@ use std::process::Command;
 
 use anyhow::ensure;
 use lab::speaker::Speaker;
-use lab::{Lab, Namespace, output, wait_for};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, sendto, setsockopt,
-    socket, sockopt,
-};
+use lab::{Lab, Namespace, advertise, output, wait_for};
 
 use super::SOON;
 
@@ -132,41 +128,13 @@ fn setting(machine: &Namespace, name: &str) -> anyhow::Result<String> {
     Ok(value.trim().to_owned())
 }
 
-/// A router advertisement (RFC 4861 §4.2) for half an hour, with no options.
-fn advertise(router: &Namespace, interface: &str) -> anyhow::Result<()> {
-    let index = setting_of_link(router, interface)?;
-    router.within(|| -> anyhow::Result<()> {
-        let socket = socket(
-            AddressFamily::Inet6,
-            SockType::Raw,
-            SockFlag::empty(),
-            SockProtocol::IcmpV6,
-        )?;
-        setsockopt(&socket, sockopt::Ipv6MulticastHops, &255)?;
-        let all_nodes = std::net::SocketAddrV6::new("ff02::1".parse()?, 0, 0, index);
-        // Type, code, checksum (the kernel's), hop limit, flags, lifetime in seconds, two timers.
-        let message = [134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
-        use std::os::fd::AsRawFd as _;
-        let to = SockaddrIn6::from(all_nodes);
-        sendto(socket.as_raw_fd(), &message, &to, MsgFlags::empty())?;
-        Ok(())
-    })?
-}
-
-fn setting_of_link(machine: &Namespace, interface: &str) -> anyhow::Result<u32> {
-    let links = machine.run(&format!("ip -json link show {interface}"))?;
-    let links: serde_json::Value = serde_json::from_str(&links)?;
-    let index = links[0]["ifindex"].as_u64().unwrap_or_default();
-    Ok(u32::try_from(index)?)
-}
-
 #[test]
 fn a_host_comes_to_forward_and_keeps_the_router_that_was_advertised_to_it() {
     let lab = Lab::new().unwrap();
     let [node, tor] = machines(&lab).unwrap();
     let default = || node.run("ip -6 route show default dev eth0");
     wait_for("a default route by router advertisement", SOON, || {
-        advertise(&tor, "eth0")?;
+        advertise(&tor, "eth0", &[])?;
         let found = default()?;
         ensure!(found.contains("proto ra"), "{found}");
         Ok(())

@@ -18,6 +18,8 @@ pub(super) const OUTSIDE6: &str = "2001:db8:f::9";
 pub(super) const FABRIC: &str = "";
 /// Pods that believe the path is wider than it is.
 pub(super) const CLAMPED: &str = ", pods: {mtu: 1500}";
+/// `hostPort`.
+pub(super) const PORTMAP: &str = ", pods: {chained: [portmap]}";
 pub(super) const MASQUERADE: &str = "masquerade: {exempt: [172.16.0.0/12, \"2001:db8:e::/48\"]}";
 
 /// Everybody else, on one machine.
@@ -32,7 +34,7 @@ const OTHERS: &[&str] = &[
     "fd00:9::12/128",
 ];
 /// Where who is asked says who asks, and where it gives back what it is sent.
-const WHO: u16 = 7001;
+pub(super) const WHO: u16 = 7001;
 const ECHO: u16 = 7002;
 /// More than any socket's buffers hold.
 const BYTES: usize = 8 << 20;
@@ -201,6 +203,28 @@ impl<'a> Site<'a> {
         Ok(site)
     }
 
+    /// The node as the plugin's tests know it.
+    pub(super) fn cni(&self) -> anyhow::Result<CniNode<'a>> {
+        CniNode::new(&self.machines.lab, &self.machines.node, "n1")
+    }
+
+    /// A further container, attached to nothing.
+    pub(super) fn container(&self, name: &str) -> anyhow::Result<Container> {
+        self.machines.lab.container(name)
+    }
+
+    pub(super) fn pod(&self) -> &Namespace {
+        self.container.namespace()
+    }
+
+    pub(super) fn node(&self) -> &Namespace {
+        &self.machines.node
+    }
+
+    pub(super) fn others(&self) -> &Namespace {
+        &self.machines.others
+    }
+
     /// Waits until our table is there and nothing is wrong with the host.
     pub(super) fn wait_for_host_side(&self) {
         wait_for("the host's side", SOON, || {
@@ -223,9 +247,11 @@ impl<'a> Site<'a> {
         self.machines.node.run(line)
     }
 
-    /// Our table as `nft` prints it.
+    /// Our table as `nft` prints it, without counters.
     pub(super) fn table(&self) -> anyhow::Result<String> {
-        self.machines.node.run("nft list table inet routeshare")
+        self.machines
+            .node
+            .run("nft --stateless list table inet routeshare")
     }
 
     /// The pod's addresses.
@@ -309,7 +335,7 @@ fn addresses(container: &Container) -> (String, String) {
 }
 
 /// Says on a machine who asks, and gives back what is sent, for as long as the test's process lives.
-fn serve(machine: &Namespace) -> anyhow::Result<()> {
+pub(super) fn serve(machine: &Namespace) -> anyhow::Result<()> {
     let bind = |port| machine.within(move || TcpListener::bind(("::", port)));
     let (who, echo) = (bind(WHO)??, bind(ECHO)??);
     thread::spawn(move || {
@@ -339,10 +365,24 @@ fn connect(from: &Namespace, to: &str, port: u16) -> anyhow::Result<TcpStream> {
 
 /// Asks who asks; from an address of the machine where it is said.
 fn ask(from: &Namespace, to: &str, source: Option<&str>) -> anyhow::Result<String> {
+    ask_at(from, to, WHO, source)
+}
+
+/// The same at another port.
+pub(super) fn ask_at(
+    from: &Namespace,
+    to: &str,
+    port: u16,
+    source: Option<&str>,
+) -> anyhow::Result<String> {
     if let Some(source) = source {
-        from.ip([format!("route replace {to}/32 via 10.0.2.1 src {source}").as_str()])?;
+        let (length, via) = match source.contains(':') {
+            true => (128, "fd00:2::1"),
+            false => (32, "10.0.2.1"),
+        };
+        from.ip([format!("route replace {to}/{length} via {via} src {source}").as_str()])?;
     }
-    let stream = connect(from, to, WHO)?;
+    let stream = connect(from, to, port)?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
     Ok(line.trim().to_owned())

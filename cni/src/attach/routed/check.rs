@@ -7,8 +7,8 @@ use kernel::link::{self, By, LinkDetails};
 use kernel::lookup::lookup;
 use kernel::{Mac, Netlink, NetlinkError, RouteKind, list};
 
-use super::super::steps::{MAIN, STATIC};
-use super::super::{Attached, loopback};
+use super::super::steps::{BEHIND, MAIN, STATIC};
+use super::super::{Attached, loopback, routers, sources};
 use super::{gateway, host_route};
 use crate::answer::unheard;
 use crate::mark::{HOST_MAC, host_name};
@@ -158,6 +158,12 @@ impl Checking {
                 )
             });
         }
+        let behind = |route: &cni::spec::Route| route.priority > Some(BEHIND);
+        if attached.result.routes.iter().any(behind) {
+            let (interface, addresses) = (link.index, &self.addresses);
+            let differs = sources::check(attached.container, interface, addresses)?;
+            self.differs.extend(differs);
+        }
         let routes = list::routes(attached.container, MAIN, |route| {
             route.paths.iter().any(|path| path.interface == link.index)
         })?;
@@ -191,6 +197,7 @@ impl Checking {
                 .ok()
                 .map(|text| text.trim().to_owned())
         };
+        self.differs.extend(routers::check(&name));
         if self.addresses.iter().any(IpAddr::is_ipv4) {
             for of in ["all", &name] {
                 let path = format!("/proc/sys/net/ipv4/conf/{of}/forwarding");

@@ -35,6 +35,8 @@ pub enum Meta {
     Protocol = 15,
     /// `IPPROTO_TCP` (6), …; one byte.
     Layer4 = 16,
+    /// Group of the interface that it came in by; 4 bytes in the host's order.
+    InputGroup = 21,
 }
 
 /// Of which header [`Expression::Payload`] loads.
@@ -120,6 +122,11 @@ pub enum Expression {
         /// Where to.
         to: Register,
     },
+    /// Loads whether packets to the source would leave by the interface that it came in by, one byte.
+    ReversePath {
+        /// Where to.
+        to: Register,
+    },
     /// Turns two bytes from the host's order into the network's.
     ToNetworkOrder {
         /// Where.
@@ -155,6 +162,9 @@ const NFT_RETURN: i32 = -5;
 const FULLY_RANDOM: u32 = 16;
 /// `NFT_RT_TCPMSS`, `NFT_BYTEORDER_HTON`, `NFT_EXTHDR_OP_TCPOPT`, `TCPOPT_MAXSEG`.
 const RT_TCPMSS: u32 = 3;
+/// `NFT_FIB_RESULT_OIF`; `NFTA_FIB_F_SADDR`, `NFTA_FIB_F_IIF` and `NFTA_FIB_F_PRESENT`.
+const FIB_OUT_INTERFACE: u32 = 1;
+const FIB_REVERSE_PATH: u32 = 1 | 8 | 32;
 const HOST_TO_NETWORK: u32 = 1;
 const TCP_OPTION: u32 = 1;
 const MAXSEG: u8 = 2;
@@ -171,6 +181,7 @@ impl Expression {
             Expression::Compare { .. } => "cmp",
             Expression::Lookup { .. } => "lookup",
             Expression::PathMss { .. } => "rt",
+            Expression::ReversePath { .. } => "fib",
             Expression::ToNetworkOrder { .. } => "byteorder",
             Expression::LowerMss { .. } => "exthdr",
             Expression::Masquerade { .. } => "masq",
@@ -235,6 +246,11 @@ impl Expression {
             Expression::PathMss { to } => {
                 it.number(1, to.0);
                 it.number(2, RT_TCPMSS);
+            }
+            Expression::ReversePath { to } => {
+                it.number(1, to.0);
+                it.number(2, FIB_OUT_INTERFACE);
+                it.number(3, FIB_REVERSE_PATH);
             }
             Expression::ToNetworkOrder { register } => {
                 it.number(1, register.0);
@@ -320,6 +336,11 @@ impl Expression {
                 is(2, RT_TCPMSS)?;
                 Expression::PathMss { to: register(1)? }
             }
+            "fib" => {
+                is(2, FIB_OUT_INTERFACE)?;
+                is(3, FIB_REVERSE_PATH)?;
+                Expression::ReversePath { to: register(1)? }
+            }
             "byteorder" => {
                 is(2, number(1)?)?;
                 is(3, HOST_TO_NETWORK)?;
@@ -365,6 +386,7 @@ impl Meta {
             Meta::OutputInterface,
             Meta::Protocol,
             Meta::Layer4,
+            Meta::InputGroup,
         ];
         all.into_iter().find(|meta| *meta as u32 == number)
     }

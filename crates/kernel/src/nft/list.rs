@@ -200,6 +200,7 @@ fn base(body: &[u8]) -> Option<Base> {
     (accepts && (nat || kind == "filter")).then_some(())?;
     Some(Base {
         hook: match find_number(hook, 0, 1)? {
+            0 => Hook::PreRouting,
             2 => Hook::Forward,
             4 => Hook::PostRouting,
             _ => return None,

@@ -29,7 +29,7 @@ pub struct Chain {
 pub struct Base {
     /// The place.
     pub hook: Hook,
-    /// Among the chains of the place, the lowest first; -150 is `mangle`, 0 `filter`, 100 `srcnat`.
+    /// Among the chains of the place, the lowest first; -300 is `raw`, -150 `mangle`, 0 `filter`, 100 `srcnat`.
     pub priority: i32,
     /// Of type `nat` rather than `filter`: it sees the first packet of a connection only.
     pub nat: bool,
@@ -38,6 +38,8 @@ pub struct Base {
 /// A place on a packet's way through the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
+    /// As they come in.
+    PreRouting = 0,
     /// From one interface to another one.
     Forward = 2,
     /// On its way out.

@@ -20,6 +20,10 @@ fn all_expressions() -> Vec<Expression> {
             key: Meta::OutputInterface,
             to: Register::FIRST,
         },
+        Expression::Meta {
+            key: Meta::InputGroup,
+            to: Register::FIRST,
+        },
         Expression::Payload {
             header: Header::Network,
             offset: 12,
@@ -41,6 +45,7 @@ fn all_expressions() -> Vec<Expression> {
             inverted: true,
         },
         Expression::PathMss { to: register },
+        Expression::ReversePath { to: register },
         Expression::ToNetworkOrder { register },
         Expression::LowerMss { from: register },
         Expression::Masquerade { fully_random: true },
