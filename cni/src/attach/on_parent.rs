@@ -21,6 +21,8 @@ use crate::answer::{refused, unheard};
 use crate::mark::host_name;
 use crate::request::Request;
 
+mod one_mode;
+
 /// The note on a VLAN link of ours.
 const VLAN_NOTE: &str = "routeshare-vlan";
 const VLANS: std::ops::RangeInclusive<u16> = 1..=4094;
@@ -71,7 +73,7 @@ fn is_routed(kind: VirtualKind) -> bool {
 /// What can be told before anything is made.
 pub(super) fn validate(request: &Request, host: &mut Netlink) -> Result<(), Error> {
     let config = &request.config;
-    kind(request)?;
+    let kind = kind(request)?;
     let parent = parent(request, host)?;
     if let Some(mtu) = config.mtu.filter(|mtu| *mtu > parent.mtu) {
         return Err(shape::invalid(format!(
@@ -80,7 +82,7 @@ pub(super) fn validate(request: &Request, host: &mut Netlink) -> Result<(), Erro
         )));
     }
     let Some(id) = config.vlan else {
-        return Ok(());
+        return one_mode::check(request, kind, &parent);
     };
     if !VLANS.contains(&id) {
         return Err(shape::invalid(format!("vlan is {id}; must be 1 to 4094")));
@@ -91,7 +93,8 @@ pub(super) fn validate(request: &Request, host: &mut Netlink) -> Result<(), Erro
             "vlan is {id}, and the host's interface {name} is not this VLAN of {}",
             parent.name
         ))),
-        _ => Ok(()),
+        Some(link) => one_mode::check(request, kind, &link),
+        None => Ok(()),
     }
 }
 

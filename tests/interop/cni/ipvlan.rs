@@ -155,6 +155,34 @@ fn in_l3s_containers_pass_the_netfilter_of_their_host() {
 }
 
 #[test]
+fn a_network_of_another_mode_does_not_change_the_containers_that_are_there() {
+    let site = Site::new();
+    if !drivers::there("ipvlan") {
+        return;
+    }
+    let node = site.node();
+    network(&node, "first", "l3", json!([{"subnet": "10.95.0.0/24"}]));
+    let l2 = json!([{"subnet": "10.94.0.0/24", "rangeStart": "10.94.0.10"}]);
+    network(&node, "second", "l2", l2.clone());
+    let [a, b] = site.containers(["a", "b"]);
+    node.add("first", &a).unwrap();
+    let error = format!("{:#}", node.add("second", &b).unwrap_err());
+    let words = "containers of the network first have \"l3\" on eth0";
+    assert!(error.contains(words), "{error}");
+    let error = format!("{:#}", node.status("second").unwrap_err());
+    assert!(error.contains(words), "{error}");
+    // Nor does the network itself, with another one than before.
+    network(&node, "first", "l2", l2);
+    assert!(node.add("first", &b).is_err());
+    assert_eq!(mode_and_mac(&a).0, "l3");
+    node.status("first").unwrap_err();
+    // On its own, it may.
+    node.del("first", &a).unwrap();
+    node.add("second", &b).unwrap();
+    assert_eq!(mode_and_mac(&b).0, "l2");
+}
+
+#[test]
 fn a_kernel_without_the_driver_is_told_so() {
     let site = Site::new();
     if drivers::has("ipvlan") {
