@@ -1,6 +1,7 @@
 //! `show pods`: which container has which address in which network.
 
 use proto::speaker::v1::{ListPodsRequest, Pod};
+use tonic::{Code, Status};
 
 use crate::cli::Pods;
 use crate::client::Connector;
@@ -20,7 +21,10 @@ pub(crate) async fn show(
     output: Output,
 ) -> Result<usize, Failure> {
     let (speakers, away) = connector.speakers().await?;
-    let mut missing = Missing::new(output, speakers.len() == 1 && away.is_empty(), away);
+    let asked = speakers.len();
+    let mut missing = Missing::new(output, asked == 1 && away.is_empty(), away);
+    // A container is on one node: that others do not have it is no news.
+    let (mut seen, mut nowhere) = (false, false);
     let mut found = match output.is_table() {
         true => Found::Table(table(output), 0),
         false => Found::List(output.list()),
@@ -33,6 +37,10 @@ pub(crate) async fn show(
         // Pages are printed as they come: a fabric has any number of pods.
         let mut pages = match speaker.client.list_pods(request).await {
             Ok(answer) => answer.into_inner(),
+            Err(status) if asked > 1 && status.code() == Code::NotFound => {
+                nowhere = true;
+                continue;
+            }
             Err(status) => {
                 missing.note(speaker.refused(status))?;
                 continue;
@@ -41,6 +49,7 @@ pub(crate) async fn show(
         loop {
             match pages.message().await {
                 Ok(Some(page)) => {
+                    seen |= !page.pods.is_empty();
                     for pod in &page.pods {
                         found.push(speaker.node.as_deref(), pod, output)?;
                     }
@@ -53,7 +62,15 @@ pub(crate) async fn show(
             }
         }
     }
-    found.finish(output, &none(arguments))?;
+    if nowhere && !seen {
+        missing.note(Failure::Refused {
+            who: format!("{asked} nodes were asked"),
+            status: Box::new(Status::not_found(none(arguments))),
+        })?;
+        found.finish_quietly()?;
+    } else {
+        found.finish(output, &none(arguments))?;
+    }
     Ok(missing.finish())
 }
 
@@ -91,13 +108,17 @@ impl Found {
     }
 
     fn finish(self, output: Output, none: &str) -> Result<(), Failure> {
+        if let Found::Table(_, 0) = self {
+            output.warn(none);
+        }
+        self.finish_quietly()
+    }
+
+    fn finish_quietly(self) -> Result<(), Failure> {
         match self {
             Found::List(list) => list.finish(),
             Found::Table(table, 1..) => table.finish().map(drop),
-            Found::Table(_, 0) => {
-                output.warn(none);
-                Ok(())
-            }
+            Found::Table(_, 0) => Ok(()),
         }
     }
 }
