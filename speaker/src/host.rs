@@ -3,16 +3,18 @@
 //!
 //! The daemon says what is wanted, the whole of it; a task of its own keeps it so. What is there is
 //! listed, the steps follow from a pure plan, and are one transaction. It looks again when somebody
-//! else changes our table of nftables, and now and then.
+//! else changes our table of nftables, when forwarding is switched, and now and then.
 //!
 //! | file | |
 //! |---|---|
 //! | `host/ruleset.rs` | what is wanted → the table `inet routeshare`; pure |
 //! | `host/tables.rs` | the table as wanted → nftables |
+//! | `host/bridges.rs` | the plugin's table `inet routeshare-bridges`, when it is lost |
 //! | `host/sysctls.rs` | settings under /proc/sys/net |
 //!
 //! All of it stays when the speaker ends: connections go on under the addresses they have.
 
+mod bridges;
 mod ruleset;
 mod sysctls;
 mod tables;
@@ -34,7 +36,7 @@ use tables::Tables;
 
 /// How often what is there is looked at without a reason.
 const LOOK: Duration = Duration::from_secs(10);
-/// Between two repairs, when somebody else changes our table again and again.
+/// Between two repairs, when somebody else changes our table, or forwarding, again and again.
 const GAP: Duration = Duration::from_millis(200);
 
 /// Reason and message, for a person.
@@ -136,6 +138,7 @@ impl Side {
         let mut problems = Vec::new();
         let table = ruleset::table(wanted);
         problems.extend(self.tables.put_right(table.as_ref()));
+        problems.extend(bridges::put_back(self.tables.nft()));
         if wanted.on {
             self.sysctls.put_right(wanted, &mut problems);
         }
@@ -154,6 +157,7 @@ async fn keep(
         let looked = Instant::now();
         if let Some(now) = now {
             side.tables.open();
+            side.sysctls.open();
             let work = tokio::task::spawn_blocking(move || {
                 let problems = side.put_right(&now);
                 (side, problems)
@@ -168,6 +172,7 @@ async fn keep(
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
             () = side.tables.changed_by_others() => tokio::time::sleep_until(looked + GAP).await,
+            () = side.sysctls.changed() => tokio::time::sleep_until(looked + GAP).await,
             () = tokio::time::sleep(LOOK) => {}
         }
     }

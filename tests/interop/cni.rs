@@ -17,6 +17,7 @@ mod lifecycle;
 mod macvlan;
 mod malformed;
 mod many;
+mod masquerade;
 mod names;
 mod routed;
 mod scene;

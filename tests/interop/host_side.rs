@@ -7,6 +7,7 @@
 //! `others` is one machine with the addresses of all who may be meant: an outside server, one in an
 //! exempt network, a pod and the address of another node. It says who asks.
 
+mod flush;
 mod ports;
 mod settings;
 mod site;

@@ -7,6 +7,7 @@
 
 use std::os::fd::AsFd as _;
 
+use cni::bridges::Says;
 use cni::ipam::{Addressing, Gateways};
 use cni::spec::{Code, Error, Interface, Success};
 use kernel::link::{self, By, LinkDetails};
@@ -24,10 +25,6 @@ use crate::request::Request;
 
 mod isolation;
 
-use isolation::Says;
-
-/// The first word of the note on a bridge of ours; the network's name follows.
-const NOTE: &str = "routeshare-bridge";
 /// The longest note on an interface, in bytes (`IFALIASZ` less the NUL).
 const NOTE_LENGTH: usize = 255;
 /// A bridge that is removed by GC while it is used is made again, this often.
@@ -55,18 +52,9 @@ fn default_name(network: &str) -> String {
     }
 }
 
-/// The note on a bridge of ours: whose it is, and what its network says of others.
+/// The note on a bridge of ours: whose it is, and what its network says.
 fn note(request: &Request) -> String {
-    let says = Says::of(request);
-    let mut note = format!("{NOTE} {}", request.config.name);
-    if says.internal {
-        note += " internal";
-    }
-    if !says.connected.is_empty() {
-        note += " connected=";
-        note += &says.connected.join(",");
-    }
-    note
+    isolation::says(request).note(&request.config.name)
 }
 
 /// What the notes on the bridges of this host say.
@@ -77,19 +65,7 @@ fn noted(host: &mut Netlink) -> Result<Vec<Says>, Error> {
 
 /// `None`: the link is no bridge of ours.
 fn read_note(link: &LinkDetails) -> Option<Says> {
-    let mut words = link.alias.strip_prefix(NOTE)?.strip_prefix(' ')?.split(' ');
-    words.next()?; // the network
-    let mut says = Says {
-        bridge: link.name.clone(),
-        ..Says::default()
-    };
-    for word in words {
-        match word.strip_prefix("connected=") {
-            Some(names) => says.connected = names.split(',').map(str::to_owned).collect(),
-            None => says.internal |= word == "internal",
-        }
-    }
-    Some(says)
+    Says::read(&link.name, &link.alias)
 }
 
 /// What can be told before anything is made. `found`: the link of the bridge's name.
@@ -119,9 +95,10 @@ pub(super) fn validate(request: &Request, host: &mut Netlink) -> Result<(), Erro
             "bridge is {name}, and the host's interface of this name is no bridge"
         )));
     }
-    if !is_ours(&link) && (config.internal || !config.connected.is_empty()) {
+    if !is_ours(&link) && (config.internal || config.ip_masq || !config.connected.is_empty()) {
         return Err(shape::invalid(format!(
-            "internal and connected are only for bridges that this plugin makes, and {name} is somebody else's"
+            "internal, connected and ipMasq are only for bridges that this plugin makes, and {name} is somebody \
+             else's"
         )));
     }
     Ok(())
@@ -549,32 +526,5 @@ mod tests {
         assert_eq!(long.len(), 15);
         assert!(long.starts_with("br-"));
         assert_ne!(long, default_name("another-network-with-a-long-name"));
-    }
-
-    #[test]
-    fn a_note_says_what_the_network_says_of_others() {
-        let link = |alias: &str| LinkDetails {
-            index: 1,
-            name: "br-blue".into(),
-            kind: None,
-            up: true,
-            operational: true,
-            mtu: 1500,
-            master: None,
-            parent: None,
-            alias: alias.into(),
-            mac: None,
-            virtual_kind: None,
-            port: None,
-            group: 0,
-        };
-        let says = |alias: &str| read_note(&link(alias)).map(|it| (it.internal, it.connected));
-        assert_eq!(says(""), None);
-        assert_eq!(says("routeshare blue c1 eth0"), None);
-        assert_eq!(says("routeshare-bridge blue"), Some((false, vec![])));
-        let two = vec!["br-red".to_owned(), "br-x".to_owned()];
-        let all = "routeshare-bridge blue internal connected=br-red,br-x";
-        assert_eq!(says(all), Some((true, two)));
-        assert!(is_of(&link(all), "blue") && !is_of(&link(all), "bl"));
     }
 }

@@ -1,11 +1,13 @@
 //! What the CNI plugin and the speaker share: files, and no I/O but these.
 //!
+//! - [`bridges`]: the rules of nftables that the host's bridges have in common, as data;
 //! - [`ipam`]: where a network's addresses come from, checked;
 //! - [`leases`]: which container holds which address;
 //! - [`names`]: where containers ask for names;
 //! - [`node`]: the node file, by which the plugin knows the node's subnets without asking anybody.
 //! - [`spec`]: how a runtime talks to the plugin: configuration, environment, results, errors.
 
+pub mod bridges;
 pub mod ipam;
 pub mod leases;
 pub mod names;

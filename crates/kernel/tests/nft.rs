@@ -304,6 +304,33 @@ fn sets_change_by_their_difference_and_tables_of_others_stay() {
         bring(&mut socket, &wanted);
         wanted.sets.insert("pods4".into(), many(5001));
         bring(&mut socket, &wanted);
+        // As many exemptions as a Pool can have, for as many subnets as a node hardly has; and one less.
+        for (name, field) in [("pairs4", Field::Ipv4), ("pairs6", Field::Ipv6)] {
+            let mut pairs = Set::new(&[field, field], true);
+            for (subnet, exempt) in (0..16_u8).flat_map(|it| (0..=255_u8).map(move |to| (it, to))) {
+                let texts = match field {
+                    Field::Ipv4 => [
+                        format!("10.64.{subnet}.0/24"),
+                        format!("172.{exempt}.0.0/17"),
+                    ],
+                    _ => [
+                        format!("fd00:{subnet}::/64"),
+                        format!("2001:db8:{exempt}::/48"),
+                    ],
+                };
+                pairs
+                    .elements
+                    .insert(Element::of(texts.each_ref().map(|it| range(it))));
+            }
+            wanted.sets.insert(name.into(), pairs);
+            let began = std::time::Instant::now();
+            bring(&mut socket, &wanted);
+            let one = wanted.sets.get_mut(name).unwrap().elements.pop_last();
+            assert!(one.is_some());
+            let steps = bring(&mut socket, &wanted);
+            assert!(matches!(steps[..], [Step::Elements { .. }]), "{steps:?}");
+            eprintln!("4,096 pairs of {field:?}: {:?}", began.elapsed());
+        }
         assert_eq!(foreign(), before);
     });
 }
@@ -312,12 +339,18 @@ fn sets_change_by_their_difference_and_tables_of_others_stay() {
 fn what_others_change_in_the_table_is_heard_and_put_right() {
     in_namespace(|| {
         let mut socket = Nft::open().unwrap();
-        let mut monitor = NftMonitor::open(&socket, NAME, 1 << 20).unwrap();
+        let mut monitor = NftMonitor::open(&socket, &[NAME, "more"], 1 << 20).unwrap();
         let wanted = everything();
         bring(&mut socket, &wanted);
         assert_eq!(monitor.read().unwrap(), None, "our own change");
         nft("add table inet foreign");
         assert_eq!(monitor.read().unwrap(), None, "a table of others");
+        nft("add table inet more");
+        let heard = monitor.read().unwrap().unwrap();
+        assert!(heard.tables.iter().eq(["more"]), "{:?}", heard.tables);
+        nft("delete table inet more; add chain inet routeshare more");
+        let heard = monitor.read().unwrap().unwrap();
+        assert_eq!(heard.tables.len(), 2, "{:?}", heard.tables);
         for (change, repair) in [
             ("delete table inet routeshare", 0),
             ("flush ruleset", 0),
@@ -338,6 +371,11 @@ fn what_others_change_in_the_table_is_heard_and_put_right() {
             let heard = monitor.read().unwrap().expect(change);
             let (_, name) = heard.process.expect(change);
             assert_eq!(name, "nft", "{change}");
+            assert!(
+                heard.tables.iter().eq([NAME]),
+                "{change}: {:?}",
+                heard.tables
+            );
             let steps = bring(&mut socket, &wanted);
             match repair {
                 0 => assert_eq!(steps, [Step::Replace], "{change}"),

@@ -18,7 +18,9 @@ use std::path::{Path, PathBuf};
 use bgp::types::Family;
 use kernel::link::{self, By};
 use kernel::lookup::lookup;
-use kernel::{Netlink, NetlinkError};
+use kernel::{NetconfMonitor, Netlink, NetlinkError};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::{Problem, Wanted};
 use crate::desired::chain;
@@ -29,10 +31,13 @@ const RECEIVE: usize = 1 << 20;
 const ADVERTISED: u32 = 0x0004_0000;
 const DEFAULT_OR_PREFIX: u32 = 0x0001_0000 | 0x0008_0000;
 
-/// The settings, where they are.
+/// The settings, where they are, and eyes on forwarding.
 pub(super) struct Sysctls {
     directory: PathBuf,
     netlink: Option<Netlink>,
+    monitor: Option<AsyncFd<NetconfMonitor>>,
+    /// Those that were as they should be.
+    right: BTreeSet<String>,
 }
 
 impl Sysctls {
@@ -40,6 +45,40 @@ impl Sysctls {
         Sysctls {
             directory,
             netlink: None,
+            monitor: None,
+            right: BTreeSet::new(),
+        }
+    }
+
+    /// Opens the socket that hears of changes, if it is not open yet. On a thread of the runtime. Without it they
+    /// are found out from time to time.
+    pub(super) fn open(&mut self) {
+        if self.monitor.is_some() {
+            return;
+        }
+        let Ok(monitor) = NetconfMonitor::open(RECEIVE) else {
+            return;
+        };
+        // SAFETY: the monitor owns its socket, which is the same one for as long as the monitor is there.
+        let monitor = unsafe { AsyncFd::register_with_interest(monitor, Interest::READABLE) };
+        self.monitor = monitor.ok();
+    }
+
+    /// Resolves when forwarding may have been switched, by whomever.
+    pub(super) async fn changed(&mut self) {
+        let Some(monitor) = &mut self.monitor else {
+            return std::future::pending().await;
+        };
+        loop {
+            let Ok(mut ready) = monitor.readable_mut().await else {
+                return std::future::pending().await; // the runtime is ending
+            };
+            let heard = ready.get_inner_mut().read();
+            ready.clear_ready();
+            // When changes are lost: look.
+            if heard.unwrap_or(true) {
+                return;
+            }
         }
     }
 
@@ -78,11 +117,11 @@ impl Sysctls {
         }
     }
 
-    fn forward_ipv4(&self) -> Result<(), String> {
+    fn forward_ipv4(&mut self) -> Result<(), String> {
         self.bring("ipv4/ip_forward", "1")
     }
 
-    fn forward_ipv6(&self) -> Result<(), String> {
+    fn forward_ipv6(&mut self) -> Result<(), String> {
         const ALL: &str = "ipv6/conf/all/forwarding";
         if self.read(ALL).is_ok_and(|value| value == "1") {
             return Ok(());
@@ -103,7 +142,7 @@ impl Sysctls {
     }
 
     /// The stricter one of the setting for all interfaces and that of one holds, unless the one is 2.
-    fn loosen(&self, interface: &str, problems: &mut Vec<Problem>) {
+    fn loosen(&mut self, interface: &str, problems: &mut Vec<Problem>) {
         let own = format!("ipv4/conf/{interface}/rp_filter");
         let value = |setting: &str| -> u8 {
             let value = self.read(setting).unwrap_or_default();
@@ -142,17 +181,28 @@ impl Sysctls {
     }
 
     /// Reads a setting, and writes it if it is another one.
-    fn bring(&self, setting: &str, value: &str) -> Result<(), String> {
+    fn bring(&mut self, setting: &str, value: &str) -> Result<(), String> {
         let name = dotted(setting);
         let was = self
             .read(setting)
             .map_err(|error| format!("cannot read {name}: {error}"))?;
         if was == value {
+            self.right.insert(setting.to_owned());
             return Ok(());
         }
         match fs::write(self.directory.join(setting), value) {
             Ok(()) => {
-                tracing::info!(setting = name, was, now = value, "kernel setting changed");
+                match self.right.insert(setting.to_owned()) {
+                    true => {
+                        tracing::info!(setting = name, was, now = value, "kernel setting changed")
+                    }
+                    false => tracing::warn!(
+                        setting = name,
+                        was,
+                        now = value,
+                        "somebody else changed a kernel setting; putting it right"
+                    ),
+                }
                 Ok(())
             }
             Err(error) => {

@@ -40,7 +40,7 @@ impl Tables {
 
     fn try_open(&mut self) -> anyhow::Result<()> {
         let nft = Nft::open()?;
-        let monitor = NftMonitor::open(&nft, NAME, HEARD)?;
+        let monitor = NftMonitor::open(&nft, &[NAME, cni::bridges::TABLE], HEARD)?;
         // SAFETY: the monitor owns its socket, which is the same one for as long as the monitor is there.
         let monitor = unsafe { AsyncFd::register_with_interest(monitor, Interest::READABLE) };
         self.monitor = Some(monitor.map_err(std::io::Error::from)?);
@@ -52,12 +52,12 @@ impl Tables {
     pub(super) fn put_right(&mut self, wanted: Option<&Table>) -> Option<Problem> {
         let mut problem = None;
         let outcome = match &mut self.nft {
-            Some(nft) => bring(nft, wanted).or_else(|error| {
+            Some(nft) => be(nft, wanted).or_else(|error| {
                 let less = wanted.filter(|_| is_about_sources(&error));
                 let mut less = less.cloned().ok_or_else(|| chain(&error))?;
                 less.chains.remove(SOURCES);
                 problem = Some(unchecked(&error));
-                bring(nft, Some(&less)).map_err(|error| chain(&error))
+                be(nft, Some(&less)).map_err(|error| chain(&error))
             }),
             None => Err(self.closed.clone().unwrap_or_default()),
         };
@@ -92,7 +92,13 @@ impl Tables {
         }
     }
 
-    /// Resolves when somebody else has changed the table.
+    /// The socket, or why there is none.
+    pub(super) fn nft(&mut self) -> Result<&mut Nft, &str> {
+        let closed = self.closed.as_deref().unwrap_or_default();
+        self.nft.as_mut().ok_or(closed)
+    }
+
+    /// Resolves when somebody else has changed one of the tables.
     pub(super) async fn changed_by_others(&mut self) {
         let Some(monitor) = &mut self.monitor else {
             return std::future::pending().await;
@@ -105,6 +111,8 @@ impl Tables {
             ready.clear_ready();
             match heard {
                 Ok(None) => {}
+                // The plugin, as a rule, for a container that comes or goes.
+                Ok(Some(change)) if !change.tables.contains(NAME) => return,
                 Ok(Some(change)) => {
                     let (number, name) = change.process.unwrap_or_default();
                     tracing::warn!(
@@ -137,22 +145,39 @@ fn unchecked(error: &NftError) -> Problem {
     ("PodSources", message)
 }
 
-/// Lists, plans and acts until they agree.
-fn bring(nft: &mut Nft, wanted: Option<&Table>) -> Result<Vec<Step>, NftError> {
-    let nothing = Table::default();
+/// Makes our table be this one.
+fn be(nft: &mut Nft, table: Option<&Table>) -> Result<Vec<Step>, NftError> {
+    bring(nft, NAME, |_| Goal::Be(table.cloned()))
+}
+
+/// What is to become of a table.
+pub(super) enum Goal {
+    AsItIs,
+    /// `None`: not there.
+    Be(Option<Table>),
+}
+
+/// Lists, plans and acts until the table of this name is what is `wanted` of the one that is there.
+pub(super) fn bring(
+    nft: &mut Nft,
+    name: &str,
+    wanted: impl Fn(Option<&Table>) -> Goal,
+) -> Result<Vec<Step>, NftError> {
     for _ in 0..TRIES {
-        let (there, since) = nft.list(NAME)?;
-        let steps = plan(wanted, there.as_ref());
-        let table = wanted.unwrap_or(&nothing);
-        match nft.commit(&table.batch(NAME, &steps), Some(since)) {
+        let (there, since) = nft.list(name)?;
+        let Goal::Be(wanted) = wanted(there.as_ref()) else {
+            return Ok(Vec::new());
+        };
+        let steps = plan(wanted.as_ref(), there.as_ref());
+        let is_wanted = wanted.is_some();
+        let table = wanted.unwrap_or_default();
+        match nft.commit(&table.batch(name, &steps), Some(since)) {
             Ok(()) => return Ok(steps),
             Err(NftError::Changed) => {}
             // What the kernel has may not be what it lists: all of it anew.
-            Err(NftError::Refused { .. })
-                if !steps.contains(&Step::Replace) && wanted.is_some() =>
-            {
+            Err(NftError::Refused { .. }) if !steps.contains(&Step::Replace) && is_wanted => {
                 let steps = vec![Step::Replace];
-                nft.commit(&table.batch(NAME, &steps), None)?;
+                nft.commit(&table.batch(name, &steps), None)?;
                 return Ok(steps);
             }
             Err(error) => return Err(error),

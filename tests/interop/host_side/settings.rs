@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::ensure;
 use lab::speaker::Speaker;
@@ -159,10 +160,17 @@ fn a_host_comes_to_forward_and_keeps_the_router_that_was_advertised_to_it() {
     assert!(default().unwrap().contains("proto ra"));
     // What somebody sets back is set again.
     node.set(&[("net/ipv4/ip_forward", "0")]).unwrap();
+    let off = Instant::now();
     wait_for("forwarding again", SOON, || {
         ensure!(setting(&node, "ipv4/ip_forward")? == "1", "it is off");
         Ok(())
     });
+    eprintln!("it was off for {:?}", off.elapsed());
+    let log = speaker.log();
+    assert!(
+        log.contains("somebody else changed a kernel setting"),
+        "{log}"
+    );
     drop(speaker);
     assert_eq!(setting(&node, "ipv4/ip_forward").unwrap(), "1");
 }

@@ -52,6 +52,7 @@ pub(super) struct Site<'a> {
     container: Container,
     neighbour: Container,
     pub(super) speaker: Speaker<'a>,
+    pub(super) cni: CniNode<'a>,
     _tor_speaker: Speaker<'a>,
     machines: &'a Machines,
 }
@@ -157,6 +158,12 @@ impl Machines {
     }
 }
 
+impl Machines {
+    pub(super) fn directory(&self) -> &std::path::Path {
+        self.lab.directory()
+    }
+}
+
 impl<'a> Site<'a> {
     /// Starts all of it and a pod, and waits until the pod reaches the peer.
     pub(super) fn start(
@@ -191,6 +198,7 @@ impl<'a> Site<'a> {
             container,
             neighbour,
             speaker,
+            cni,
             _tor_speaker: tor_speaker,
             machines,
         };
@@ -247,6 +255,13 @@ impl<'a> Site<'a> {
         self.machines.node.run(line)
     }
 
+    /// Another container, of a network of the test's own.
+    pub(super) fn container(&self, network: &str, name: &str) -> anyhow::Result<Container> {
+        let container = self.machines.lab.container(name)?;
+        self.cni.add(network, &container)?;
+        Ok(container)
+    }
+
     /// Our table as `nft` prints it, without counters.
     pub(super) fn table(&self) -> anyhow::Result<String> {
         self.machines
@@ -267,6 +282,11 @@ impl<'a> Site<'a> {
     /// Whom somebody at this address takes for the one who asks, when the pod does.
     pub(super) fn seen_by(&self, to: &str) -> anyhow::Result<String> {
         ask(self.container.namespace(), to, None)
+    }
+
+    /// The same of any container.
+    pub(super) fn seen_of(&self, container: &Container, to: &str) -> anyhow::Result<String> {
+        ask(container.namespace(), to, None)
     }
 
     /// Who the pod is asked by when a machine of an exempt network does so.

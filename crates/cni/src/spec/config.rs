@@ -84,6 +84,9 @@ pub struct NetworkConfig {
     /// Mode `bridge`: bridges that this one may reach, if they name it, too.
     #[serde(default)]
     pub connected: Vec<String>,
+    /// Mode `bridge` with subnets of its own: what leaves the host has the host's address.
+    #[serde(default)]
+    pub ip_masq: bool,
     /// Modes `macvlan` and `ipvlan`: the host's interface.
     #[serde(default)]
     pub parent: Option<String>,
@@ -112,8 +115,6 @@ pub struct NetworkConfig {
     valid_attachments: Option<Vec<Attachment>>,
     #[serde(default, rename = "cni.dev/attachments")]
     attachments: Option<Vec<Attachment>>,
-    #[serde(default)]
-    ip_masq: bool,
     /// Everything else.
     #[serde(flatten)]
     others: Map<String, Value>,
@@ -322,13 +323,7 @@ impl NetworkConfig {
             )
             .details("it would not be obeyed: leave it out, or look how it is spelt (docs/pods.md, modes)"));
         }
-        if self.ip_masq {
-            return Err(Error::new(
-                Code::UnsupportedField,
-                "field \"ipMasq\" of the network configuration is true, and this plugin does not masquerade",
-            )
-            .details("say so in the Pool: spec.masquerade; the speaker does it"));
-        }
+        self.check_masquerade()?;
         let Some(ipam) = &self.ipam else {
             return Ok(());
         };
@@ -351,6 +346,32 @@ impl NetworkConfig {
                 "ipam.subnets and mode \"routed\": its addresses are of the node's subnets",
             )
             .details("leave out ipam.subnets, or name a Pool in ipam.pool"));
+        }
+        Ok(())
+    }
+
+    /// Who has addresses that the fabric knows says in the Pool whether they are hidden.
+    fn check_masquerade(&self) -> Result<(), Error> {
+        if !self.ip_masq {
+            return Ok(());
+        }
+        let own = self
+            .ipam
+            .as_ref()
+            .is_some_and(|ipam| !ipam.subnets.is_empty());
+        if self.mode != Mode::Bridge || !own {
+            return Err(Error::new(
+                Code::UnsupportedField,
+                "field \"ipMasq\" of the network configuration is true, and this plugin masquerades only for mode \
+                 \"bridge\" with ipam.subnets",
+            )
+            .details("for addresses of the node's subnets say so in the Pool: spec.masquerade"));
+        }
+        if self.internal {
+            return Err(Error::new(
+                Code::InvalidConfig,
+                "both internal and ipMasq are true, and nothing leaves an internal network; must be one of them",
+            ));
         }
         Ok(())
     }
@@ -460,6 +481,16 @@ mod tests {
                 "\"hairpn\" of the network configuration is not known (its value is true)",
             ),
             (r#""ipMasq":true"#, Code::UnsupportedField, "ipMasq"),
+            (
+                r#""mode":"bridge","ipMasq":true,"ipam":{"pool":"a"}"#,
+                Code::UnsupportedField,
+                "ipam.subnets",
+            ),
+            (
+                r#""mode":"bridge","ipMasq":true,"internal":true,"ipam":{"subnets":[{"subnet":"10.0.0.0/24"}]}"#,
+                Code::InvalidConfig,
+                "internal",
+            ),
             (
                 r#""ipam":{"type":"host-local"}"#,
                 Code::UnsupportedField,

@@ -1,5 +1,6 @@
-//! Changes that others make to a table.
+//! Changes that others make to tables.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use crate::message;
@@ -15,24 +16,26 @@ const GROUP: u32 = 7;
 #[derive(Debug)]
 pub struct NftMonitor {
     netlink: Netlink,
-    table: String,
+    tables: Vec<String>,
 }
 
-/// Somebody changed the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Somebody changed one of the tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
+    /// Which ones, by name.
+    pub tables: BTreeSet<String>,
     /// Who, by number and name; as far as the kernel says.
     pub process: Option<(u32, String)>,
 }
 
 impl NftMonitor {
-    /// Hears what others than `own` do to the table of this name. `receive` bytes may wait, as the
+    /// Hears what others than `own` do to the tables of these names. `receive` bytes may wait, as the
     /// kernel counts them.
     ///
     /// # Errors
     ///
     /// [`NetlinkError::Open`].
-    pub fn open(own: &Nft, table: &str, receive: usize) -> Result<NftMonitor, NetlinkError> {
+    pub fn open(own: &Nft, tables: &[&str], receive: usize) -> Result<NftMonitor, NetlinkError> {
         let protocol = netlink_sys::protocols::NETLINK_NETFILTER;
         let netlink = Netlink::open_to(protocol, receive)?;
         let open = |step| move |source| NetlinkError::Open { step, source };
@@ -43,7 +46,7 @@ impl NftMonitor {
             .map_err(open("multicast groups"))?;
         Ok(NftMonitor {
             netlink,
-            table: table.to_owned(),
+            tables: tables.iter().map(|it| (*it).to_owned()).collect(),
         })
     }
 
@@ -52,33 +55,36 @@ impl NftMonitor {
         self.netlink.fd()
     }
 
-    /// Reads all there is, and says whether something of it concerns the table.
+    /// Reads all there is, and says whether something of it concerns the tables.
     ///
     /// # Errors
     ///
-    /// [`NetlinkError::Overrun`] when changes were lost: the table must be listed again.
+    /// [`NetlinkError::Overrun`] when changes were lost: the tables must be listed again.
     pub fn read(&mut self) -> Result<Option<Change>, NetlinkError> {
-        let mut concerned = false;
-        let mut change = None;
+        let mut concerned = BTreeSet::new();
+        let mut change: Option<Change> = None;
         let mut overrun = false;
         while let Some(length) = self.netlink.receive(&mut overrun)? {
             for message in message::messages(self.netlink.received(length)) {
                 // Who it was is told at the end of a transaction.
                 if message.kind == kind::NEW_GENERATION {
-                    if std::mem::take(&mut concerned) {
-                        let process = process(message.body);
-                        change = Some(Change { process });
+                    if !concerned.is_empty() {
+                        let change = change.get_or_insert_default();
+                        change.tables.append(&mut concerned);
+                        change.process = process(message.body);
                     }
-                } else if find_name(message.body, GENERIC, 1).as_deref() == Some(&self.table) {
-                    concerned = true;
+                } else if let Some(name) = find_name(message.body, GENERIC, 1)
+                    && self.tables.contains(&name)
+                {
+                    concerned.insert(name);
                 }
             }
         }
         if overrun {
             return Err(NetlinkError::Overrun);
         }
-        if concerned {
-            change = Some(Change { process: None });
+        if !concerned.is_empty() {
+            change.get_or_insert_default().tables.append(&mut concerned);
         }
         Ok(change)
     }
