@@ -29,7 +29,7 @@ const COVERAGE: [&str; 6] = [
 /// The longest input, in octets.
 const LONGEST: &str = "4096";
 
-/// Look for bytes, and orders of events, that break the BGP engine
+/// Look for bytes, and orders of events, that break the BGP engine or the resolver
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Only these
@@ -58,16 +58,24 @@ enum Target {
     Session,
     /// A whole engine, events in any order, against a model
     Decision,
+    /// Questions about names of containers, and replies to them
+    Names,
 }
 
 impl Target {
-    const ALL: [Target; 3] = [Target::Decoder, Target::Session, Target::Decision];
+    const ALL: [Target; 4] = [
+        Target::Decoder,
+        Target::Session,
+        Target::Decision,
+        Target::Names,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Target::Decoder => "decoder",
             Target::Session => "session",
             Target::Decision => "decision",
+            Target::Names => "names",
         }
     }
 
@@ -77,6 +85,7 @@ impl Target {
             Target::Decoder => 200_000,
             Target::Session => 30_000,
             Target::Decision => 2_500,
+            Target::Names => 100_000,
         }
     }
 }
@@ -96,7 +105,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let binaries = build()?;
     if let Some(file) = &arguments.replay {
         let [target] = wanted else {
-            bail!("whose input is it? Say --target decoder, session or decision");
+            bail!("whose input is it? Say --target decoder, session, decision or names");
         };
         let mut program = Command::new(binaries.join(target.name()));
         program.arg(file).env("RUST_BACKTRACE", "1");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
@@ -23,8 +23,10 @@ pub(crate) const HOST_RESOLVERS: &str = "/etc/resolv.conf";
 pub(crate) const PORT: u16 = 53;
 /// How long one resolver has; the next one is asked then.
 const PATIENCE: Duration = Duration::from_millis(1500);
+/// How often somebody is asked at least: datagrams get lost.
+const TURNS: usize = 2;
 /// How long all of them have: who asks has given up after five seconds.
-const PATIENCE_IN_ALL: Duration = Duration::from_millis(4500);
+const PATIENCE_IN_ALL: Duration = Duration::from_secs(4);
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// More resolvers than this are not asked.
@@ -47,15 +49,17 @@ pub(crate) struct Upstream {
     /// Addresses of our own: to ask there would go in circles.
     own: Own,
     read: Mutex<Option<Read>>,
-    /// The place of the one that answered last.
+    /// The place of the one that answered last, or behind one that did not.
     first: AtomicUsize,
 }
 
+/// What the file said.
 #[derive(Clone, Debug)]
 struct Read {
     at: Instant,
-    modified: Option<SystemTime>,
     resolvers: Vec<SocketAddr>,
+    /// Why it could not be read.
+    error: Option<String>,
 }
 
 /// Why nobody answered.
@@ -91,52 +95,81 @@ impl Upstream {
         if let Some(read) = read.as_mut().filter(|read| now < read.at + LOOK) {
             return read.resolvers.clone();
         }
-        let modified = fs::metadata(path).and_then(|file| file.modified()).ok();
-        let resolvers = match read.take() {
-            Some(read) if read.modified == modified && modified.is_some() => read.resolvers,
-            _ => self.of_file(path),
+        // As a whole: what the file is by now need not be younger, or of another length.
+        let (resolvers, error) = match self.of_file(path) {
+            Ok(resolvers) => (resolvers, None),
+            Err(error) => (Vec::new(), Some(error.to_string())),
         };
+        if let Some(error) = &error
+            && read
+                .as_ref()
+                .is_none_or(|read| read.error != Some(error.clone()))
+        {
+            tracing::warn!(path = %path.display(), %error, "cannot read the host's resolvers");
+        }
         *read = Some(Read {
             at: now,
-            modified,
             resolvers: resolvers.clone(),
+            error,
         });
         resolvers
     }
 
-    fn of_file(&self, path: &Path) -> Vec<SocketAddr> {
+    fn of_file(&self, path: &Path) -> io::Result<Vec<SocketAddr>> {
         use std::io::Read as _;
-        let mut text = String::new();
-        let read =
-            fs::File::open(path).and_then(|file| file.take(LARGEST_FILE).read_to_string(&mut text));
-        if let Err(error) = read {
-            tracing::warn!(path = %path.display(), %error, "cannot read the host's resolvers");
-            return Vec::new();
-        }
-        let mut resolvers = resolvers(&text);
+        let mut text = Vec::new();
+        let file = fs::File::open(path)?;
+        file.take(LARGEST_FILE).read_to_end(&mut text)?;
+        let mut resolvers = resolvers(&String::from_utf8_lossy(&text));
         resolvers.retain(|it| !self.own.contains(it.ip()));
         resolvers.truncate(MOST);
-        resolvers
+        Ok(resolvers)
+    }
+
+    /// Whether this is who is asked: a question from there has come round in a circle.
+    pub(crate) fn is_asked(&self, address: IpAddr) -> bool {
+        self.resolvers().iter().any(|it| it.ip() == address)
     }
 
     /// Asks one resolver after the other, beginning with the one that answered last, and returns the
-    /// first reply to this question, with the ID of who asks.
+    /// first reply to this question, with the ID of who asks. One that says it cannot answer is taken when
+    /// nobody can; one that does not say anything is asked again, as long as there is time.
     pub(crate) async fn ask(
         &self,
         query: &Query<'_>,
         bytes: &[u8],
         stream: bool,
     ) -> Result<Vec<u8>, NoReply> {
-        let resolvers = self.resolvers();
+        self.ask_of(&self.resolvers(), query, bytes, stream).await
+    }
+
+    async fn ask_of(
+        &self,
+        resolvers: &[SocketAddr],
+        query: &Query<'_>,
+        bytes: &[u8],
+        stream: bool,
+    ) -> Result<Vec<u8>, NoReply> {
         if resolvers.is_empty() {
             return Err(NoReply::Nobody);
         }
+        let count = resolvers.len();
         let first = self.first.load(Ordering::Relaxed);
+        let mut failure = None;
         let in_turn = async {
-            for turn in first..first + resolvers.len() {
-                let place = turn % resolvers.len();
+            let mut cannot = vec![false; count];
+            for turn in 0..count.max(TURNS) {
+                let place = (first + turn) % count;
+                if cannot[place] {
+                    continue;
+                }
                 let reply = timeout(PATIENCE, exchange(resolvers[place], query, bytes, stream));
                 match reply.await {
+                    Ok(Ok(reply)) if message::is_failure(&reply) => {
+                        cannot[place] = true;
+                        failure.get_or_insert(reply);
+                        continue;
+                    }
                     Ok(Ok(reply)) => {
                         self.first.store(place, Ordering::Relaxed);
                         return Some(reply);
@@ -146,11 +179,16 @@ impl Upstream {
                     }
                     Err(_) => tracing::debug!(resolver = %resolvers[place], "no reply in time"),
                 }
+                // The next question need not wait for it, too; unless somebody has found a better one.
+                let next = (place + 1) % count;
+                let _ =
+                    self.first
+                        .compare_exchange(place, next, Ordering::Relaxed, Ordering::Relaxed);
             }
             None
         };
         let reply = timeout(PATIENCE_IN_ALL, in_turn).await.ok().flatten();
-        reply.ok_or(NoReply::Late)
+        reply.or(failure).ok_or(NoReply::Late)
     }
 }
 
@@ -253,35 +291,5 @@ fn resolver(text: &str) -> Option<SocketAddr> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hosts_resolvers_are_those_of_its_file() {
-        let text = "# nameserver 9.9.9.9\nsearch a b\nnameserver 10.0.0.53\nnameserver\tfd00::53 # x\n\
-                    nameserver fe80::1%7\nnameserver nonsense\n nameserver 10.0.0.54\noptions ndots:2\n";
-        let found: Vec<String> = resolvers(text).iter().map(ToString::to_string).collect();
-        let expected = [
-            "10.0.0.53:53",
-            "[fd00::53]:53",
-            "[fe80::1%7]:53",
-            "10.0.0.54:53",
-        ];
-        assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn nobody_asks_itself() {
-        let own = Own::default();
-        own.replace(["169.254.1.1".parse().unwrap()].into());
-        let to = ["169.254.1.1", "10.0.0.53"].map(|it| it.parse().unwrap());
-        let upstream = Upstream::new(Forward::To(to.to_vec()), own.clone());
-        assert_eq!(upstream.resolvers(), ["10.0.0.53:53".parse().unwrap()]);
-
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("resolv.conf");
-        fs::write(&path, "nameserver 169.254.1.1\nnameserver 10.0.0.54\n").unwrap();
-        let upstream = Upstream::new(Forward::File(path), own);
-        assert_eq!(upstream.resolvers(), ["10.0.0.54:53".parse().unwrap()]);
-    }
-}
+#[path = "forward_tests.rs"]
+mod tests;

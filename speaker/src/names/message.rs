@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use domain::base::iana::{Class, Opcode, Rcode, Rtype};
-use domain::base::message_builder::{AnswerBuilder, PushError};
+use domain::base::message_builder::{AdditionalBuilder, AnswerBuilder, PushError};
 use domain::base::{Message, MessageBuilder, Name, Serial, StaticCompressor, Ttl};
 use domain::rdata::{A, Aaaa, Ptr, Soa};
 
@@ -33,7 +33,8 @@ pub(crate) struct Query<'a> {
     pub(crate) datagram: usize,
     /// What the other side says that it takes in one.
     pub(crate) datagram_asked: usize,
-    edns: bool,
+    /// EDNS, and its bit DO: is there, and what it says.
+    edns: Option<bool>,
 }
 
 /// What is no question.
@@ -66,14 +67,20 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Query<'_>, NoQuery> {
     let question = message.sole_question().map_err(|_| reply(Rcode::FORMERR))?;
     // A record that cannot be skipped makes the rest unreadable; whom it is forwarded to need not see it.
     let mut records = message.answer().map_err(|_| reply(Rcode::FORMERR))?;
+    let mut opts = 0;
     loop {
         for record in records.by_ref() {
-            record.map_err(|_| reply(Rcode::FORMERR))?;
+            let record = record.map_err(|_| reply(Rcode::FORMERR))?;
+            opts += usize::from(record.rtype() == Rtype::OPT);
         }
         match records.next_section().map_err(|_| reply(Rcode::FORMERR))? {
             Some(next) => records = next,
             None => break,
         }
+    }
+    // RFC 6891 §6.1.1.
+    if opts > 1 {
+        return Err(reply(Rcode::FORMERR));
     }
     let opt = message.opt();
     if opt.as_ref().is_some_and(|opt| opt.version() != 0) {
@@ -101,7 +108,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Query<'_>, NoQuery> {
         kind,
         datagram: datagram_asked.min(LARGEST_DATAGRAM),
         datagram_asked,
-        edns: opt.is_some(),
+        edns: opt.as_ref().map(|opt| opt.dnssec_ok()),
     })
 }
 
@@ -146,17 +153,7 @@ impl Query<'_> {
             // Says for how long there is nothing (RFC 2308); without it the answer is still one.
             let _ = rest.push((owner, TTL, soa));
         }
-        let mut rest = rest.additional();
-        if self.edns {
-            rest.clear_push_limit();
-            let size = LARGEST_DATAGRAM as u16;
-            // A vector takes it.
-            let _ = rest.opt(|opt| {
-                opt.set_udp_payload_size(size);
-                Ok(())
-            });
-        }
-        rest.finish().into_target()
+        self.finish(rest.additional())
     }
 
     /// An answer without records.
@@ -165,7 +162,21 @@ impl Query<'_> {
             Outcome::Refused => Rcode::REFUSED,
             Outcome::ServerFailure => Rcode::SERVFAIL,
         };
-        self.start(code, SMALLEST).finish().into_target()
+        self.finish(self.start(code, SMALLEST).additional())
+    }
+
+    /// With the record of EDNS where who asks has sent one: who gets none takes us for too old for it.
+    fn finish(&self, mut rest: AdditionalBuilder<StaticCompressor<Vec<u8>>>) -> Vec<u8> {
+        if let Some(dnssec_ok) = self.edns {
+            rest.clear_push_limit();
+            // A vector takes it.
+            let _ = rest.opt(|opt| {
+                opt.set_udp_payload_size(LARGEST_DATAGRAM as u16);
+                opt.set_dnssec_ok(dnssec_ok); // RFC 3225 §3
+                Ok(())
+            });
+        }
+        rest.finish().into_target()
     }
 
     fn start(&self, code: Rcode, limit: usize) -> AnswerBuilder<StaticCompressor<Vec<u8>>> {
@@ -213,7 +224,14 @@ pub(crate) fn cut(query: &Query<'_>, reply: &[u8]) -> Vec<u8> {
     let code = Message::from_slice(reply).map_or(Rcode::SERVFAIL, |reply| reply.header().rcode());
     let mut cut = query.start(code, SMALLEST);
     cut.header_mut().set_tc(true);
-    cut.finish().into_target()
+    query.finish(cut.additional())
+}
+
+/// Whether a reply says only that its sender could not, or would not, answer: another one may.
+pub(crate) fn is_failure(reply: &[u8]) -> bool {
+    let code = Message::from_slice(reply).map(|reply| reply.header().rcode());
+    let failures = [Rcode::SERVFAIL, Rcode::REFUSED, Rcode::NOTIMP];
+    code.is_ok_and(|code| failures.contains(&code))
 }
 
 type OwnName = Name<Vec<u8>>;

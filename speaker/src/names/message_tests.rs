@@ -142,6 +142,46 @@ fn an_unknown_version_of_edns_is_said_to_be() {
     assert_eq!(opt.rcode(message.header()), OptRcode::BADVERS);
 }
 
+/// What is refused or has failed, too: without it, resolvers take us for a server that knows no EDNS.
+#[test]
+fn every_answer_to_edns_has_its_record() {
+    let bytes = query("web", Rtype::A, Some(4096));
+    let mut with_do = bytes.clone();
+    let flags = with_do.len() - 4;
+    with_do[flags] |= 0x80;
+    for (bytes, dnssec_ok) in [(bytes, false), (with_do, true)] {
+        let query = read(&bytes).unwrap();
+        let reply = query.fail(Outcome::ServerFailure);
+        for answer in [
+            query.answer(&addresses(64), "pods.internal", SMALLEST),
+            query.fail(Outcome::Refused),
+            cut(&query, &reply),
+            reply,
+        ] {
+            assert!(answer.len() <= SMALLEST);
+            let message = Message::from_slice(&answer).unwrap();
+            let opt = message.opt().expect("the record of EDNS");
+            assert_eq!(opt.dnssec_ok(), dnssec_ok);
+        }
+    }
+    let plain = query("web", Rtype::A, None);
+    let failed = read(&plain).unwrap().fail(Outcome::Refused);
+    assert!(Message::from_slice(&failed).unwrap().opt().is_none());
+}
+
+/// RFC 6891 §6.1.1.
+#[test]
+fn two_records_of_edns_are_malformed() {
+    let mut bytes = query("web", Rtype::A, Some(1232));
+    let opt = bytes[bytes.len() - 11..].to_vec();
+    bytes.extend(opt);
+    bytes[11] = 2;
+    let Err(NoQuery::Reply(reply)) = read(&bytes) else {
+        panic!("understood");
+    };
+    assert_eq!(code(&reply), Rcode::FORMERR);
+}
+
 #[test]
 fn another_answer_is_not_taken_for_ours() {
     let bytes = query("web.example.com", Rtype::A, None);

@@ -176,7 +176,7 @@ async fn serve(config: plan::NamesConfig, shared: &Shared, data_dir: PathBuf, ex
     let mut others = exchange.others();
     let mut elsewhere: Vec<Attachment> = all(&others.borrow_and_update());
     let server = Arc::new(Server {
-        zone: watch::Sender::new(Arc::new(Zone::new(&config.domain, &here, &elsewhere))),
+        zone: watch::Sender::new(Arc::new(zone(&config.domain, &here, &elsewhere))),
         upstream: Upstream::new(forward, own.clone()),
         own: own.clone(),
         limits: Limits::default(),
@@ -222,7 +222,7 @@ async fn serve(config: plan::NamesConfig, shared: &Shared, data_dir: PathBuf, ex
             here = now;
             elsewhere = all(&others.borrow_and_update());
             exchange.tell(Some(&here));
-            let zone = Arc::new(Zone::new(&config.domain, &here, &elsewhere));
+            let zone = Arc::new(self::zone(&config.domain, &here, &elsewhere));
             tracing::debug!(names = zone.len(), "names of containers");
             server.zone.send_replace(zone);
         }
@@ -243,6 +243,15 @@ fn cannot_listen(address: IpAddr, error: &io::Error) -> String {
     format!(
         "cannot answer names at {address} port {port}: {error}{advice}; tried again every {} s",
         RETRY.as_secs()
+    )
+}
+
+fn zone(domain: &str, here: &[Attachment], elsewhere: &[Attachment]) -> Zone {
+    Zone::new(
+        domain,
+        here,
+        elsewhere,
+        rand::random_range(0..usize::from(u16::MAX)),
     )
 }
 

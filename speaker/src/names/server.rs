@@ -181,8 +181,9 @@ impl Server {
         let zone = Arc::clone(&self.zone.borrow());
         let found = zone.find(&asker, &query.name, query.kind);
         if found == Found::Elsewhere {
-            // Who asks for the host would ask the host's resolvers, which may have sent it here.
-            if matches!(account, Account::Host) {
+            // Who asks for the host would ask the host's resolvers, which may have sent it here; so may one
+            // that is a container.
+            if matches!(account, Account::Host) || self.upstream.is_asked(source.to_canonical()) {
                 return self.refuse(&query);
             }
             return match self.limits.take(account, Good::Forwarded, now) {

@@ -54,8 +54,9 @@ struct Network {
 struct Bearers {
     ipv4: Vec<IpAddr>,
     ipv6: Vec<IpAddr>,
-    /// Whose turn it is to be first.
-    turn: AtomicUsize,
+    /// Whose turn it is to be first, in each family: who asks for both asks for each once.
+    turn4: AtomicUsize,
+    turn6: AtomicUsize,
 }
 
 /// What is asked for.
@@ -89,7 +90,14 @@ pub(crate) enum Found {
 
 impl Zone {
     /// What can be answered about `here`, the attachments of this node, and `elsewhere`, those of others.
-    pub(crate) fn new(domain: &str, here: &[Attachment], elsewhere: &[Attachment]) -> Zone {
+    /// The first turn is `turn`: where containers come and go all the time, each is first as often as others
+    /// only if a new zone does not begin anew.
+    pub(crate) fn new(
+        domain: &str,
+        here: &[Attachment],
+        elsewhere: &[Attachment],
+        turn: usize,
+    ) -> Zone {
         let mut zone = Zone {
             domain: domain.to_ascii_lowercase(),
             ..Zone::default()
@@ -130,7 +138,9 @@ impl Zone {
             zone.add(attachment);
         }
         for network in zone.networks.values_mut() {
-            network.names.values_mut().for_each(Bearers::settle);
+            for bearers in network.names.values_mut() {
+                bearers.settle(turn);
+            }
         }
         zone
     }
@@ -242,7 +252,8 @@ impl Zone {
 
 impl Bearers {
     /// One order on every node, and no address twice.
-    fn settle(&mut self) {
+    fn settle(&mut self, turn: usize) {
+        (self.turn4, self.turn6) = (turn.into(), turn.into());
         for addresses in [&mut self.ipv4, &mut self.ipv6] {
             addresses.sort_unstable();
             addresses.dedup();
@@ -250,15 +261,15 @@ impl Bearers {
     }
 
     fn answer(&self, kind: Kind) -> Found {
-        let addresses = match kind {
-            Kind::Ipv4 => &self.ipv4,
-            Kind::Ipv6 => &self.ipv6,
+        let (addresses, turn) = match kind {
+            Kind::Ipv4 => (&self.ipv4, &self.turn4),
+            Kind::Ipv6 => (&self.ipv6, &self.turn6),
             Kind::Pointer | Kind::Authority | Kind::Other => return Found::NoData,
         };
         if addresses.is_empty() {
             return Found::NoData;
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % addresses.len();
+        let turn = turn.fetch_add(1, Ordering::Relaxed) % addresses.len();
         let (last, first) = addresses.split_at(turn);
         let in_turn = first.iter().chain(last).take(MOST_ADDRESSES);
         Found::Addresses(in_turn.copied().collect())

@@ -22,6 +22,7 @@ fn zone() -> Zone {
             attachment("back", "c3", &["10.1.0.4"], &["db", "Store.example.com"]),
         ],
         &[attachment("front", "", &["10.0.7.9"], &["far", "web"])],
+        0,
     )
 }
 
@@ -48,6 +49,34 @@ fn a_container_is_found_by_name_and_in_full() {
     assert_eq!(addresses(found), ["fd00::2"]);
     let found = ask(&zone, "10.0.0.2", "far", Kind::Ipv4);
     assert_eq!(addresses(found), ["10.0.7.9"]);
+}
+
+/// As every C library does: both families are asked for, the one after the other.
+#[test]
+fn who_asks_for_both_families_gets_each_in_turn() {
+    let here = [
+        attachment("front", "c1", &["10.0.0.2", "fd00::2"], &["web"]),
+        attachment("front", "c2", &["10.0.0.3", "fd00::3"], &["web"]),
+    ];
+    let zone = Zone::new("pods.internal", &here, &[], 0);
+    let both = |_| {
+        let first = |kind| addresses(ask(&zone, "10.0.0.2", "web", kind))[0].clone();
+        [first(Kind::Ipv4), first(Kind::Ipv6)]
+    };
+    let firsts: Vec<[String; 2]> = (0..4).map(both).collect();
+    assert_eq!(firsts[0], ["10.0.0.2", "fd00::2"]);
+    assert_eq!(firsts[1], ["10.0.0.3", "fd00::3"]);
+    assert_eq!(firsts[..2], firsts[2..]);
+}
+
+#[test]
+fn a_new_zone_goes_on_where_it_is_told_to() {
+    let here = [2, 3, 4].map(|it| attachment("front", "c", &[&format!("10.0.0.{it}")], &["web"]));
+    let first = |turn| {
+        let zone = Zone::new("pods.internal", &here, &[], turn);
+        addresses(ask(&zone, "10.0.0.2", "web", Kind::Ipv4))[0].clone()
+    };
+    assert_eq!([5, 6, 7].map(first), ["10.0.0.4", "10.0.0.2", "10.0.0.3"]);
 }
 
 #[test]
@@ -102,6 +131,7 @@ fn an_address_of_two_containers_tells_nothing_of_who_asks() {
             attachment("b", "c2", &["10.0.0.2"], &["two"]),
         ],
         &[],
+        0,
     );
     assert_eq!(zone.asker("10.0.0.2".parse().unwrap()), Some(None));
     assert_eq!(zone.asker("10.0.0.3".parse().unwrap()), None);
@@ -179,7 +209,7 @@ proptest! {
                 &[&format!("x{name}"), "all"],
             )
         }).collect();
-        let zone = Zone::new("pods.internal", &here, &[]);
+        let zone = Zone::new("pods.internal", &here, &[], 0);
         let who = &here[from % here.len()];
         let asker = zone.asker(who.addresses[0]).unwrap().unwrap();
         let name = match in_full {

@@ -1,6 +1,8 @@
 //! Names of containers: asked for by `dig` and by the C library in containers that the plugin attached, answered
 //! by the speaker of their node.
 
+mod crowd;
+
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
