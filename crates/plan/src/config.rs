@@ -39,7 +39,8 @@ pub struct Masquerade {
     /// one.
     pub pools: Vec<MasqueradedPool>,
     /// What knows the way back to every pod: all Pools, static subnets and addresses of nodes, in
-    /// as few prefixes as possible and in their order. The same for all nodes. The node's BGP peers
+    /// as few prefixes as possible and in their order; of the nodes only what some Pool does not
+    /// exempt. The same for all nodes. The node's BGP peers
     /// are exempt too and not in here.
     #[serde(serialize_with = "list")]
     pub direct: Arc<[Prefix]>,

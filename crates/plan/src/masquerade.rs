@@ -13,10 +13,19 @@ use crate::{Masquerade, MasqueradedPool, Snapshot, Subnet};
 /// not depend on a session that comes and goes.
 pub(crate) fn direct(snapshot: &Snapshot) -> Option<Arc<[Prefix]>> {
     let resources = &snapshot.resources;
-    let mut pools = resources.pools.values();
-    if !pools.any(|pool| pool.spec.masquerade.is_some()) {
+    let pools = resources.pools.values();
+    let exempt: Vec<&[Prefix]> = pools
+        .filter_map(|pool| Some(&pool.spec.masquerade.as_ref()?.exempt[..]))
+        .collect();
+    if exempt.is_empty() {
         return None;
     }
+    // What every Pool exempts need not be said once more: who exempts the nodes' networks has
+    // configurations that another node does not change.
+    let said = |prefix: &Prefix| {
+        let has = |exempt: &&[Prefix]| exempt.iter().any(|it| it.contains(*prefix));
+        exempt.iter().all(has)
+    };
     let pools = resources.pools.values();
     let pools = pools.flat_map(|pool| pool.spec.prefixes.iter().copied());
     // Of a Pool that was made smaller, too.
@@ -27,6 +36,7 @@ pub(crate) fn direct(snapshot: &Snapshot) -> Option<Arc<[Prefix]>> {
         let addresses = addresses.map(|address| Prefix::new(*address, 128));
         addresses.chain(node.spec.subnets.iter().copied())
     });
+    let nodes = nodes.filter(|prefix| !said(prefix));
     Some(merged(pools.chain(given).chain(nodes).collect()).into())
 }
 
