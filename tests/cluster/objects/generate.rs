@@ -76,6 +76,8 @@ const TEXTS: &[(&str, &[&str])] = &[
     ("match.peers[]", &["one"]),
     ("pools[]", &["one"]),
     ("peerSelector.names[]", &["one"]),
+    ("names.forward[]", ADDRESSES),
+    ("names.domain", &["pods.internal", "a", "x--y.9"]),
     ("keyFile", &["/etc/routeshare/a.key", "/k"]),
     ("file", &["/etc/routeshare/a.key", "/k"]),
     ("ecret.name", &["bgp-keys", "a.b-c"]),

@@ -206,6 +206,52 @@ fn the_configuration_appears_when_the_route_stands_and_stays_through_all_that_fo
     assert_eq!(fs::read(foreign).unwrap(), b"{}");
 }
 
+/// No IPv4 anywhere, and one of two ToRs is down for maintenance.
+#[test]
+fn in_a_fabric_of_ipv6_alone_one_of_two_peers_is_enough() {
+    let lab = Lab::new().unwrap();
+    let [machine, t1, t2] = ["n1", "t1", "t2"].map(|name| lab.machine(name).unwrap());
+    for (interface, tor, ends) in [
+        ("eth0", &t1, ["fd00:1::11/64", "fd00:1::1/64"]),
+        ("eth1", &t2, ["fd00:2::11/64", "fd00:2::1/64"]),
+    ] {
+        machine
+            .cable(interface, &ends[..1], tor, "eth0", &ends[1..])
+            .unwrap();
+    }
+    let node = CniNode::new(&lab, &machine, "n1").unwrap();
+    let host = Host {
+        addresses: vec!["fd00:1::11", "fd00:2::11"],
+        subnets: vec!["fd00:64:0:1::/64"],
+        peers: vec![
+            Peer::new("t1", "fd00:1::1", 65202),
+            Peer::new("t2", "fd00:2::1", 65203),
+        ],
+        ..Host::new("n1", 65201)
+    };
+    let n1 = start(&lab, &node, &host);
+    wait_for("the speaker to say what is missing", SOON, || {
+        let missing = "one Established session for IPv6 (of 2 peers)";
+        says(&n1, "PodNetworkWaits", missing)
+    });
+    assert!(inode(&node).is_err(), "without a route no pod may start");
+    let tor = Host {
+        addresses: vec!["fd00:2::1"],
+        subnets: vec!["fd00:64:0:2::/64"],
+        peers: vec![Peer::new("n1", "fd00:2::11", 65201)],
+        ..Host::new("t2", 65203)
+    };
+    let mut t2_speaker = tor.start(&lab, &t2);
+    wait_for_configuration(&node);
+    let route = machine.run("ip -6 route show fd00:64:0:2::/64").unwrap();
+    assert!(route.contains("proto 149"), "before it stood: {route:?}");
+    let written = inode(&node).unwrap();
+    t2_speaker.kill().unwrap();
+    n1.wait_for_state("t2", "Active");
+    assert_eq!(inode(&node).unwrap(), written);
+    says(&n1, "PodNetworkWaits", "").unwrap_err();
+}
+
 #[test]
 fn a_directory_that_is_not_there_is_said_and_tried_again() {
     let lab = Lab::new().unwrap();
