@@ -2,10 +2,10 @@
 //!
 //! The resolver is a part of the speaker, which is a program; its pure files are built into this crate.
 
-#[expect(dead_code, reason = "not all of the resolver is here")]
+#[allow(dead_code, reason = "not all of the resolver is here")]
 #[path = "../../../../speaker/src/names/message.rs"]
 mod message;
-#[expect(dead_code, reason = "not all of the resolver is here")]
+#[allow(dead_code, reason = "not all of the resolver is here")]
 #[path = "../../../../speaker/src/names/zone.rs"]
 mod zone;
 
