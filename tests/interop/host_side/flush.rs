@@ -32,8 +32,8 @@ fn what_a_firewall_flushes_is_back_at_once() {
     let internal = json!({"mode": "bridge", "internal": true, "ipam": {"subnets": inside}});
     let plugin = site.cni.plugin(internal);
     site.cni.network("inside", &[plugin]).unwrap();
-    let blue = site.container("blue", "blue").unwrap();
-    let _inside = site.container("inside", "inside").unwrap();
+    let blue = site.attached("blue", "blue").unwrap();
+    let _inside = site.attached("inside", "inside").unwrap();
     let before = both(&site).unwrap();
     assert!(before.1.contains("iifname @masquerade"), "{}", before.1);
     let mut flows = [OUTSIDE, OUTSIDE6].map(|to| site.connect(to).unwrap());

@@ -256,7 +256,7 @@ impl<'a> Site<'a> {
     }
 
     /// Another container, of a network of the test's own.
-    pub(super) fn container(&self, network: &str, name: &str) -> anyhow::Result<Container> {
+    pub(super) fn attached(&self, network: &str, name: &str) -> anyhow::Result<Container> {
         let container = self.machines.lab.container(name)?;
         self.cni.add(network, &container)?;
         Ok(container)
