@@ -23,6 +23,7 @@ mod key_stream;
 mod kubernetes;
 mod leader;
 mod listen;
+mod memory;
 mod metrics;
 mod names;
 mod pauses;
@@ -128,6 +129,7 @@ struct Args {
 }
 
 fn main() -> anyhow::Result<()> {
+    memory::keep_pages_small();
     let args = Args::parse();
     start_logging(args.log_json);
     tokio::runtime::Builder::new_multi_thread()
