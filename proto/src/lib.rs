@@ -32,5 +32,7 @@ pub mod speaker {
     }
 }
 
+pub mod codec;
+
 /// The encoded `FileDescriptorSet` of everything here, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
