@@ -20,6 +20,13 @@ pub(super) struct Slot {
     doubtful: bool,
 }
 
+/// Of a node of which nothing is known.
+static UNKNOWN: Slot = Slot {
+    object: None,
+    under_way: Vec::new(),
+    doubtful: false,
+};
+
 /// What to do next for one node.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
@@ -134,7 +141,8 @@ impl Slot {
         }
     }
 
-    fn see(&mut self, object: NodeSubnets) {
+    fn see(&mut self, mut object: NodeSubnets) {
+        strip(&mut object);
         let newer = self
             .object
             .as_ref()
@@ -152,8 +160,8 @@ impl Slots {
     }
 
     /// The slot of a node; an empty one when nothing is known of it.
-    pub(super) fn get(&self, node: &str) -> Slot {
-        self.slots.get(node).cloned().unwrap_or_default()
+    pub(super) fn get(&self, node: &str) -> &Slot {
+        self.slots.get(node).unwrap_or(&UNKNOWN)
     }
 
     /// Every node with an object, or that may have one.
@@ -174,7 +182,8 @@ impl Slots {
     pub(super) fn follow(&mut self, event: Event<NodeSubnets>) {
         match event {
             Event::Init => self.listing = Some(BTreeMap::new()),
-            Event::InitApply(object) => {
+            Event::InitApply(mut object) => {
+                strip(&mut object);
                 let listing = self.listing.get_or_insert_default();
                 listing.insert(name(&object), object);
             }
@@ -206,6 +215,12 @@ impl Slots {
         }
         self.complete = true;
     }
+}
+
+/// Leaves out who wrote which field: that is larger than the object, and the API server puts it back where it
+/// is missing in what is written.
+fn strip(object: &mut NodeSubnets) {
+    object.metadata.managed_fields = None;
 }
 
 fn name(object: &NodeSubnets) -> String {

@@ -209,3 +209,26 @@ fn a_node_with_nothing_but_an_as_number_has_an_object() {
         Some(Step::Create)
     );
 }
+
+#[test]
+fn who_wrote_which_field_of_an_object_is_neither_kept_nor_written_back() {
+    let managed = |version| {
+        let mut object = stored(version, SINCE, &["10.0.0.0/24"]);
+        let fields =
+            serde_json::json!([{"manager": "routeshare-controller", "fieldsV1": {"f:spec": {}}}]);
+        object.metadata.managed_fields = serde_json::from_value(fields).unwrap();
+        object
+    };
+    let wanted = wanted(&["10.0.0.0/24", "10.0.1.0/24"], false);
+    let mut slots = Slots::default();
+    slots.follow(Event::Init);
+    slots.follow(Event::InitApply(managed(7)));
+    slots.follow(Event::InitDone);
+    slots.follow(Event::Apply(managed(8)));
+    slots.answered("n1", &Step::Read, there(managed(9)));
+    let Some(Step::Write(next)) = slots.get("n1").step(Some(&wanted), SINCE) else {
+        panic!("{slots:?}");
+    };
+    assert_eq!(next.metadata.resource_version.as_deref(), Some("9"));
+    assert_eq!(next.metadata.managed_fields, None);
+}

@@ -156,12 +156,9 @@ impl Cluster {
     fn follow(&mut self, notice: Notice) -> bool {
         match notice {
             Notice::Node(event) => {
-                let keep = |mut node: KubeNode| {
-                    node.strip();
-                    NodeThere {
-                        resource: node.resource().map(Arc::new),
-                        node: Arc::new(node),
-                    }
+                let keep = |node: KubeNode| NodeThere {
+                    resource: node.resource().map(Arc::new),
+                    node: Arc::new(node.kept()),
                 };
                 self.nodes.follow(event, keep)
             }

@@ -36,7 +36,6 @@ pub(crate) struct KubeNodeSpec {
 #[serde(default)]
 pub(crate) struct KubeNodeStatus {
     pub(crate) addresses: Vec<KubeNodeAddress>,
-    /// Only `NetworkUnavailable`.
     pub(crate) conditions: Vec<KubeNodeCondition>,
 }
 
@@ -96,18 +95,25 @@ impl KubeNode {
         self.metadata.name.as_deref().unwrap_or_default()
     }
 
-    /// Leaves what nobody looks at out of what is kept.
-    pub(super) fn strip(&mut self) {
-        let metadata = &mut self.metadata;
-        metadata.managed_fields = None;
-        metadata.owner_references = None;
-        metadata.finalizers = None;
-        if let Some(annotations) = &mut metadata.annotations {
-            annotations.retain(|key, _| key.starts_with("routeshare.io/"));
-        }
-        self.status.addresses.retain(|a| a.kind == "InternalIP");
-        let conditions = &mut self.status.conditions;
+    /// What of it is looked at once it is a resource of ours ([`KubeNode::resource`]): the rest is most of its size,
+    /// and a kubelet that says every few minutes that nothing has changed makes the same of it again.
+    pub(super) fn kept(self) -> KubeNode {
+        let mut conditions = self.status.conditions;
         conditions.retain(|condition| condition.kind == NETWORK_UNAVAILABLE);
+        conditions.shrink_to_fit();
+        KubeNode {
+            metadata: ObjectMeta {
+                name: self.metadata.name,
+                uid: self.metadata.uid,
+                deletion_timestamp: self.metadata.deletion_timestamp,
+                ..ObjectMeta::default()
+            },
+            spec: self.spec,
+            status: KubeNodeStatus {
+                addresses: Vec::new(),
+                conditions,
+            },
+        }
     }
 
     /// The node as a resource of ours. Its podCIDRs are its subnets, which count only where the Fabric
@@ -205,5 +211,65 @@ impl KubeNode {
             }
         }
         subnets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(version: u32, heartbeat: &str, images: usize) -> KubeNode {
+        let image = json!({"names": ["registry.example/a:1"], "sizeBytes": 1});
+        let node = json!({
+            "metadata": {
+                "name": "n1",
+                "uid": "u",
+                "resourceVersion": version.to_string(),
+                "labels": {"rack": "r1"},
+                "annotations": {"node.alpha.kubernetes.io/ttl": "0"},
+                "managedFields": [{
+                    "manager": "kubelet",
+                    "operation": "Update",
+                    "fieldsV1": {"f:status": {"f:conditions": {}}},
+                    "time": heartbeat,
+                }],
+            },
+            "spec": {"podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.0.0/24"]},
+            "status": {
+                "addresses": [
+                    {"type": "Hostname", "address": "n1"},
+                    {"type": "InternalIP", "address": "192.0.2.1"},
+                ],
+                "conditions": [
+                    {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": heartbeat},
+                    {"type": "NetworkUnavailable", "status": "False", "reason": "Serving"},
+                ],
+                "images": vec![image; images],
+            },
+        });
+        serde_json::from_value(node).unwrap()
+    }
+
+    #[test]
+    fn what_is_kept_of_a_node_is_the_same_after_its_kubelet_has_said_that_all_is_well() {
+        let before = node(7, "2026-11-21T12:00:00Z", 2);
+        let after = node(8, "2026-11-21T12:05:00Z", 3);
+        assert_ne!(before, after);
+        assert_eq!(before.resource(), after.resource());
+        assert_eq!(before.kept(), after.kept());
+    }
+
+    #[test]
+    fn what_others_look_at_is_kept_of_a_node() {
+        let kept = node(7, "2026-11-21T12:00:00Z", 2).kept();
+        assert_eq!(kept.name(), "n1");
+        assert_eq!(kept.metadata.uid.as_deref(), Some("u"));
+        assert_eq!(kept.spec.pod_cidrs, ["10.0.0.0/24"]);
+        let [condition] = kept.status.conditions.as_slice() else {
+            panic!("{kept:?}");
+        };
+        assert_eq!(condition.kind, NETWORK_UNAVAILABLE);
     }
 }
