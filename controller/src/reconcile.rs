@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::clock::Clock;
-use crate::planning::{family_of, grace, number, pool_of, snapshot, wanted_numbers};
+use crate::planning::{family_of, grace, plan, pool_of, snapshot, wanted_numbers};
 use crate::projections::Feedback;
 use crate::registry::{Registry, SpeakerState, is_nearly_used_up, taken};
 use crate::source::files::now;
@@ -462,8 +462,10 @@ impl Reconciler {
         ledger.apply(subnets);
         let mut leased = self.contents.numbers.clone();
         store::apply_numbers(&mut leased, numbers);
-        let plan = plan::plan(&snapshot(&loaded, &ledger, &leased));
-        let numbered = number(&plan, &self.contents, &ledger);
+        let nothing_yet = BTreeMap::new();
+        let before = (self.planned.as_ref()).map_or(&nothing_yet, |planned| &planned.configs);
+        let snapshot = snapshot(&loaded, &ledger, &leased);
+        let numbered = plan(&snapshot, &self.contents, &ledger, before);
         let stored = self.stored_resources(&loaded);
         let nothing = subnets.is_empty() && numbers.is_empty() && numbered.changes.is_empty();
         if !nothing || stored.is_some() {
@@ -476,11 +478,10 @@ impl Reconciler {
                 clock: now,
             })?;
         }
-        let problems = plan.problems.into_iter().map(|p| (p.node, p.message));
         Ok(Planned {
             loaded,
             configs: numbered.configs,
-            problems: problems.collect(),
+            problems: numbered.problems,
         })
     }
 

@@ -73,7 +73,17 @@ impl std::fmt::Display for Problem {
 /// A node that cannot have a configuration (no AS number) has none, one of whose sessions cannot be
 /// planned has the others; each such case is a [`Problem`].
 pub fn plan(snapshot: &Snapshot) -> Plan {
-    let mut plan = Plan::default();
+    let mut configs = BTreeMap::new();
+    let problems = plan_each(snapshot, |config| {
+        configs.insert(config.node.clone(), config);
+    });
+    Plan { configs, problems }
+}
+
+/// As [`plan`], for who needs no two configurations at once: `take` gets each when it is made, in the order
+/// of the nodes' names. Those of thousands of nodes take more room than all that they are made of.
+pub fn plan_each(snapshot: &Snapshot, mut take: impl FnMut(NodeConfig)) -> Vec<Problem> {
+    let mut all_problems = Vec::new();
     let generated = topology::Generated::of(snapshot);
     let direct = masquerade::direct(snapshot);
     let for_all = node::ForAll {
@@ -92,13 +102,13 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
                      are refused; say Node spec.routerId"
                 ));
             }
-            plan.configs.insert(name.clone(), config);
+            take(config);
         }
-        plan.problems
-            .extend(problems.into_iter().map(|message| Problem {
-                node: name.clone(),
-                message,
-            }));
+        let problems = problems.into_iter().map(|message| Problem {
+            node: name.clone(),
+            message,
+        });
+        all_problems.extend(problems);
     }
-    plan
+    all_problems
 }
