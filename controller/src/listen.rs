@@ -50,7 +50,7 @@ pub(crate) struct Services {
 
 impl Services {
     /// All services, for one listener.
-    pub(crate) fn server(&self, trust: &Trust) -> anyhow::Result<Router> {
+    pub(crate) async fn server(&self, trust: &Trust) -> anyhow::Result<Router> {
         let mut server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
@@ -64,12 +64,13 @@ impl Services {
         let (reporter, health) = tonic_health::server::health_reporter();
         let mut view = self.view.clone();
         let alone = self.lead.is_alone();
+        // Before anybody can ask: the library begins with `Serving`.
+        reporter
+            .set_service_status("", ServingStatus::NotServing)
+            .await;
         tokio::spawn(async move {
             // Ready means: resources are in force and committed. One of several is always ready: it
             // leads, or says who does.
-            reporter
-                .set_service_status("", ServingStatus::NotServing)
-                .await;
             let ready = view.wait_for(|view| !alone || view.generation > 0);
             if ready.await.is_ok() {
                 reporter

@@ -255,19 +255,19 @@ async fn listen(
     for address in &args.listen {
         let tls = guard.tls.clone().context(NO_CERTIFICATES)?;
         let listener = bind(*address).await?;
-        let server = services.server(&guard.trust)?;
+        let server = services.server(&guard.trust).await?;
         info!(address = %listener.local_addr()?, "listening with TLS");
         tasks.spawn(listen::tcp(server, listener, Some(tls), shutdown.clone()));
     }
     for address in &args.insecure_listen {
         let listener = bind(*address).await?;
-        let server = services.server(&Trust::Everybody)?;
+        let server = services.server(&Trust::Everybody).await?;
         warn!(address = %listener.local_addr()?, "listening without TLS: anybody who can connect may do everything");
         tasks.spawn(listen::tcp(server, listener, None, shutdown.clone()));
     }
     let socket = listen::bind_unix(&args.socket)
         .with_context(|| format!("cannot listen on {}", args.socket.display()))?;
-    let server = services.server(&Trust::Everybody)?;
+    let server = services.server(&Trust::Everybody).await?;
     info!(socket = %args.socket.display(), "listening");
     tasks.spawn(listen::unix(server, socket, shutdown.clone()));
     if let Some(address) = args.metrics {
